@@ -1,1 +1,7 @@
-fn main(){}
+//! The `onnxfix` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    onnxfix::cli::main()
+}

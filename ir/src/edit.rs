@@ -1,5 +1,6 @@
 //! The one writer of def-use edges: both sides of an edge change together or not at all.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -191,6 +192,15 @@ impl Model {
         node
     }
 
+    /// Gives a node one more input; loading does, once all names are known.
+    pub(crate) fn attach_input(&mut self, node: NodeId, value: Option<ValueId>) {
+        let slot = self.nodes[node].inputs.len() as u32;
+        self.nodes[node].inputs.push(value);
+        if let Some(value) = value {
+            self.values[value].uses.push(Use::Input { node, slot });
+        }
+    }
+
     /// Makes a value that nothing defines the output of a node; loading does, for names that are read first.
     pub(crate) fn attach_output(&mut self, node: NodeId, value: Option<ValueId>) {
         let slot = self.nodes[node].outputs.len() as u32;
@@ -258,6 +268,13 @@ impl Model {
         }
     }
 
+    /// Makes `value` the next input of a node.
+    pub fn push_input(&mut self, node: NodeId, value: ValueId) {
+        let slot = self.nodes[node].inputs.len() as u32;
+        self.nodes[node].inputs.push(Some(value));
+        self.values[value].uses.push(Use::Input { node, slot });
+    }
+
     /// Drops the inputs of a node from `len` on.
     pub fn truncate_inputs(&mut self, node: NodeId, len: usize) {
         for slot in len..self.nodes[node].inputs.len() {
@@ -306,15 +323,109 @@ impl Model {
         }
     }
 
-    /// Sets what is known of a value's type.
-    pub fn set_type(&mut self, value: ValueId, ty: Option<Type>) {
+    /// Sets what is known of a value's type; says whether that is news.
+    pub fn set_type(&mut self, value: ValueId, ty: Option<Type>) -> bool {
+        if self.values[value].ty == ty {
+            return false;
+        }
         // The exact form in the file speaks of the old type.
-        if self.values[value].ty != ty
-            && let Some(extra) = &mut self.values[value].extra
-        {
+        if let Some(extra) = &mut self.values[value].extra {
             extra.type_proto = None;
         }
         self.values[value].ty = ty;
+        true
+    }
+
+    /// Makes `value_info` list every node output whose type is known, graph outputs left out, in node order.
+    /// Says whether the list changed.
+    pub fn list_value_info(&mut self, graph: GraphId) -> bool {
+        let nodes: Vec<NodeId> = self.nodes(graph).collect();
+        let outputs = nodes.iter().flat_map(|&n| self.nodes[n].outputs.iter().flatten().copied());
+        let list: Vec<ValueId> = outputs.filter(|&v| self.values[v].ty.is_some() && !self.is_output(v)).collect();
+        let changed = self.graphs[graph].value_info != list;
+        self.graphs[graph].value_info = list;
+        changed
+    }
+
+    /// Copies the nodes and initializers of `body` into `graph` before `before`. Reads of the body's inputs become
+    /// reads of `args`, references to attributes of a function become those of `call`. Returns the values that the
+    /// body's outputs became.
+    pub fn copy_body(&mut self, body: GraphId, graph: GraphId, before: NodeId, args: &[Option<ValueId>], call: &Attrs) -> Vec<ValueId> {
+        let mut map: HashMap<ValueId, Option<ValueId>> = HashMap::new();
+        for (slot, &input) in self.graphs[body].inputs.clone().iter().enumerate() {
+            map.insert(input, args.get(slot).copied().flatten());
+        }
+        self.copy_into(body, graph, Some(before), &mut map, call);
+        self.graphs[body].outputs.iter().map(|v| map.get(v).copied().flatten().unwrap_or(*v)).collect()
+    }
+
+    fn copy_into(&mut self, body: GraphId, graph: GraphId, before: Option<NodeId>, map: &mut HashMap<ValueId, Option<ValueId>>, call: &Attrs) {
+        for v in self.graphs[body].initializers.clone() {
+            if let Def::Initializer(tensor) = self.values[v].def.clone() {
+                let name = self.fresh_name(&self.values[v].name);
+                map.insert(v, Some(self.add_initializer(graph, name, tensor)));
+            }
+        }
+        let nodes: Vec<NodeId> = self.nodes(body).collect();
+        for node in nodes {
+            let old = self.nodes[node].clone();
+            // A value from outside of the body stays what it is.
+            let inputs = old.inputs.iter().map(|i| i.and_then(|v| map.get(&v).copied().unwrap_or(Some(v)))).collect();
+            let outputs: Vec<Option<Name>> =
+                old.outputs.iter().map(|o| o.map(|v| self.fresh_name(&self.values[v].name))).collect();
+            let mut attrs = Attrs::default();
+            for mut attr in old.attrs.0 {
+                if let crate::AttrValue::Ref(name, _) = &attr.value {
+                    match call.get(name) {
+                        Some(value) => attr.value = value.clone(),
+                        None => continue,
+                    }
+                }
+                attrs.0.push(attr);
+            }
+            // Bodies are copied once their captures have been.
+            let bodies: Vec<GraphId> = attrs.graphs().map(|(_, g)| g).collect();
+            let copies: Vec<GraphId> = bodies.iter().map(|&g| self.copy_graph(g, map, call)).collect();
+            let mut copies = copies.into_iter();
+            for attr in &mut attrs.0 {
+                match &mut attr.value {
+                    crate::AttrValue::Graph(g) => *g = copies.next().unwrap_or(*g),
+                    crate::AttrValue::Graphs(gs) => gs.iter_mut().for_each(|g| *g = copies.next().unwrap_or(*g)),
+                    _ => {}
+                }
+            }
+            let copy = self.add_node(graph, before, NewNode { op: old.op, name: old.name, inputs, outputs, attrs });
+            let new = &mut self.nodes[copy];
+            new.doc_string = old.doc_string;
+            new.metadata = old.metadata;
+            new.overload = old.overload;
+            new.device_configurations = old.device_configurations;
+            for (from, to) in old.outputs.iter().zip(self.nodes[copy].outputs.clone()) {
+                if let (Some(from), Some(to)) = (from, to) {
+                    map.insert(*from, Some(to));
+                    self.values[to].ty = self.values[*from].ty.clone();
+                }
+            }
+        }
+    }
+
+    fn copy_graph(&mut self, graph: GraphId, map: &mut HashMap<ValueId, Option<ValueId>>, call: &Attrs) -> GraphId {
+        let copy = self.graphs.push(Graph {
+            name: self.graphs[graph].name.clone(),
+            doc_string: self.graphs[graph].doc_string.clone(),
+            metadata: self.graphs[graph].metadata.clone(),
+            ..Graph::default()
+        });
+        for v in self.graphs[graph].inputs.clone() {
+            let name = self.fresh_name(&self.values[v].name);
+            let ty = self.values[v].ty.clone();
+            map.insert(v, Some(self.add_input(copy, name, ty)));
+        }
+        self.copy_into(graph, copy, None, map, call);
+        for v in self.graphs[graph].outputs.clone() {
+            self.add_output(copy, map.get(&v).copied().flatten().unwrap_or(v));
+        }
+        copy
     }
 
     /// What the file says of a value beside its name and type.

@@ -5,19 +5,38 @@
 //! It does not rewrite models; that is what the `onnxfix-passes` crate does through the edits offered here.
 
 mod attr;
+mod build;
 mod edit;
+mod external;
 pub mod id;
+pub mod infer;
+mod load;
+mod map;
 mod model;
 mod name;
 pub mod op;
+mod place;
 pub mod proto;
+mod sort;
+mod store;
 mod tensor;
+pub mod text;
 mod types;
+mod wire;
 
 pub use attr::{Attr, AttrValue, Attrs};
+pub use build::type_from_proto;
 pub use edit::{GraphMut, NewNode, NodeMut};
+pub use external::ExternalError;
 pub use id::{Arena, Id, SideTable};
+pub use load::{LoadError, LoadOptions, LoadWarning, Loaded, from_bytes, from_proto, load};
+pub use map::Source;
 pub use model::{Def, Function, Graph, GraphId, Header, Model, Node, NodeId, Op, Opset, Use, Value, ValueExtra, ValueId};
 pub use name::Name;
+pub use place::Place;
+pub use sort::{Cycle, sort};
+pub use store::{
+    StoreError, StoreOptions, Stored, store, to_proto, type_to_proto, value_to_proto, write_to,
+};
 pub use tensor::{Element, External, Tensor, TensorData, TensorError, TensorExtra};
 pub use types::{DataType, Dim, Shape, TensorType, Type};

@@ -425,6 +425,12 @@ impl Model {
         self.values.iter()
     }
 
+    /// The graph, unless it was removed.
+    #[must_use]
+    pub fn graph(&self, id: GraphId) -> Option<&Graph> {
+        self.graphs.get(id)
+    }
+
     /// The node, unless it was removed.
     #[must_use]
     pub fn node(&self, id: NodeId) -> Option<&Node> {

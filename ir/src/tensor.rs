@@ -41,6 +41,8 @@ pub struct TensorExtra {
     pub explicit_location: bool,
     /// The file had neither `raw_data` nor typed data for this empty tensor, or an empty one of them.
     pub absent_data: bool,
+    /// Entries of `external_data` although the elements are in the message.
+    pub unused_external: Vec<(String, String)>,
 }
 
 /// Where the elements are. The field of the protobuf they came from is kept, so that storing gives an equal file.

@@ -1,1 +1,22 @@
-//! x
+//! Rewrite passes over ONNX models, and the driver that runs them.
+//!
+//! One file per pass; [`PASSES`] is the ordered table of all of them. A pass does no input or output, prints nothing,
+//! and never imports another pass. What it tells the user goes through [`PassCx`].
+
+mod key;
+mod matching;
+mod pass;
+mod passes;
+mod patch;
+mod pipeline;
+mod rewrite;
+mod shapes;
+#[cfg(test)]
+mod testing;
+
+pub use pass::{Changed, Documented, Group, Miss, MissAt, Note, Numerics, Pass, PassCx, PassError, PassInfo, unmet};
+pub use patch::{Operand, PROVENANCE, Patch, attrs};
+pub use pipeline::{Observer, Options, PASSES, PassStats, Pipeline, Report, Stop, find, run};
+pub use rewrite::Rewrite;
+pub(crate) use patch::replace_node;
+pub use shapes::{DimBinding, InputShape, ShapeError, parse_dim, parse_input_shapes};

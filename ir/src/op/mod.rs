@@ -6,6 +6,25 @@
 //! Inference and evaluation see a node only through [`InferCx`] and [`EvalCx`]: attributes, opset version, inputs.
 //! They know nothing of models, so the same functions serve a node of a graph, a test, and a generated node.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "evaluation converts between element types, and walks with signed strides over sizes that were checked"
+)]
+
+mod activation;
+mod arithmetic;
+mod cast;
+mod infer;
+mod kernel;
+mod logic;
+mod math;
+mod schema;
+#[cfg(test)]
+mod testing;
+
 use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::LazyLock;
@@ -15,7 +34,7 @@ use smallvec::SmallVec;
 use crate::{Attrs, DataType, Dim, Name, Shape, Tensor, TensorError, TensorType, Type};
 
 /// Every family, in reading order.
-static FAMILIES: &[&[Operator]] = &[];
+static FAMILIES: &[&[Operator]] = &[arithmetic::OPS, math::OPS, activation::OPS, logic::OPS, cast::OPS];
 
 /// An operator: what it takes, what it gives, what it is.
 #[derive(Debug)]

@@ -1,0 +1,101 @@
+//! Questions that matches ask. Each answers with what was asked for, or with the reason why the match fails.
+
+use std::sync::Arc;
+
+use onnxfix_ir::{DataType, Dim, Model, NodeId, Shape, Tensor, ValueId};
+use smallvec::SmallVec;
+
+use crate::{Miss, unmet};
+
+/// Dimensions as numbers.
+pub(crate) type Dims = SmallVec<[i64; 4]>;
+
+/// The value at an input that the operator needs.
+pub(crate) fn input(m: &Model, node: NodeId, slot: usize) -> Result<ValueId, Miss> {
+    m[node].input(slot).ok_or(Miss::NoMatch)
+}
+
+/// The first output.
+pub(crate) fn output(m: &Model, node: NodeId) -> Result<ValueId, Miss> {
+    m[node].output(0).ok_or(Miss::NoMatch)
+}
+
+/// The node of that operator which makes a value.
+pub(crate) fn producer(m: &Model, value: ValueId, op: &str) -> Result<NodeId, Miss> {
+    m.producer(value).filter(|&n| m[n].op().is(op)).ok_or(Miss::NoMatch)
+}
+
+/// The elements of a constant.
+pub(crate) fn constant(m: &Model, value: ValueId) -> Result<&Arc<Tensor>, Miss> {
+    match m.constant(value) {
+        Some(tensor) => Ok(tensor),
+        None => unmet(format!("{:?} is not constant", m[value].name())),
+    }
+}
+
+/// The elements of a constant of integers.
+pub(crate) fn ints(m: &Model, value: ValueId) -> Result<Vec<i64>, Miss> {
+    constant(m, value)?.to_ints().ok_or(Miss::NoMatch)
+}
+
+/// The shape, if at least the rank is known.
+pub(crate) fn shape(m: &Model, value: ValueId) -> Result<&Shape, Miss> {
+    match m[value].shape() {
+        Some(shape) => Ok(shape),
+        None => unmet(format!("the rank of {:?} is unknown", m[value].name())),
+    }
+}
+
+/// The dimensions, if all are known.
+pub(crate) fn dims(m: &Model, value: ValueId) -> Result<Dims, Miss> {
+    match m[value].dims() {
+        Some(dims) => Ok(dims),
+        None => unmet(format!("the shape of {:?} is not static", m[value].name())),
+    }
+}
+
+/// The element type.
+pub(crate) fn dtype(m: &Model, value: ValueId) -> Result<DataType, Miss> {
+    match m[value].dtype() {
+        Some(dtype) => Ok(dtype),
+        None => unmet(format!("the type of {:?} is unknown", m[value].name())),
+    }
+}
+
+/// Whether both values surely have the same shape.
+pub(crate) fn same_shape(m: &Model, a: ValueId, b: ValueId) -> Result<bool, Miss> {
+    let (a, b) = (shape(m, a)?, shape(m, b)?);
+    if a.rank() != b.rank() {
+        return Ok(false);
+    }
+    if a.0.iter().zip(&b.0).all(|(x, y)| x.same(y)) {
+        return Ok(true);
+    }
+    let differ = a.0.iter().zip(&b.0).any(|(x, y)| matches!((x, y), (Dim::Fixed(x), Dim::Fixed(y)) if x != y));
+    if differ { Ok(false) } else { unmet(format!("shapes {a} and {b} are not known to be equal")) }
+}
+
+/// Whether only one input slot in the whole model reads the value, and no graph gives it out.
+pub(crate) fn used_once(m: &Model, value: ValueId) -> bool {
+    m[value].uses().len() == 1 && !m.is_output(value)
+}
+
+/// The permutation of a Transpose, written out.
+pub(crate) fn perm(m: &Model, node: NodeId, rank: usize) -> Vec<i64> {
+    match m[node].attrs.ints("perm") {
+        Some(perm) => perm.to_vec(),
+        None => (0..rank as i64).rev().collect(),
+    }
+}
+
+/// The scalar that all elements of a constant are equal to.
+pub(crate) fn uniform(m: &Model, value: ValueId) -> Option<f64> {
+    let tensor = m.constant(value)?;
+    // A tensor of weights is no scalar, and reading it through would take long.
+    if tensor.byte_len() > 1 << 16 {
+        return None;
+    }
+    let all = tensor.to_floats().or_else(|| Some(tensor.to_ints()?.into_iter().map(|i| i as f64).collect()))?;
+    let first = *all.first()?;
+    all.iter().all(|&x| x.to_bits() == first.to_bits()).then_some(first)
+}

@@ -1,0 +1,83 @@
+//! cast-inputs-to-int32
+
+use onnxfix_ir::{Attr, Attrs, DataType, Model, NewNode, Type, Use, ValueId};
+
+use crate::patch::PROVENANCE;
+use crate::{Changed, Documented, Pass, PassCx, PassError, declare_pass};
+
+declare_pass! {
+    /// Makes int64 and uint64 inputs int32.
+    ///
+    /// ## Why ATC needs it
+    /// The 310P has no 64-bit integers on its vector unit: what touches them falls to scalar loops or the AI CPU. Token
+    /// ids, masks and segments fit 32 bits, and half the bytes go to the device.
+    ///
+    /// ## Before
+    /// ```onnx
+    /// g (int64[2] ids) => (int64[2] y) { y = Neg (ids) }
+    /// ```
+    /// ## After
+    /// ```onnx
+    /// g (int32[2] ids) => (int64[2] y) <int64[2] ids_int64> {
+    ///    ids_int64 = Cast <to: int = 7> (ids)
+    ///    y = Neg (ids_int64)
+    /// }
+    /// ```
+    ///
+    /// ## Applies when
+    /// - The input is a tensor of int64 or uint64. Name and shape stay, outputs keep their type.
+    /// - It is not an output at the same time, which would have to keep both types.
+    ///
+    /// ## Numerics
+    /// Exact for values below 2³¹. Whoever feeds larger ids has to know: a note says which inputs changed.
+    pub CastInputsToInt32 = "cast-inputs-to-int32", Legalise, Exact
+}
+
+impl Pass for CastInputsToInt32 {
+    fn run(&self, model: &mut Model, cx: &mut PassCx<'_>) -> Result<Changed, PassError> {
+        let pass = self.info().name;
+        let root = model.root();
+        let mut changed = false;
+        for input in model[root].inputs().to_vec() {
+            let Some(ty) = model[input].tensor_type().cloned() else { continue };
+            if model.constant(input).is_some() || !matches!(ty.dtype, DataType::Int64 | DataType::Uint64) {
+                continue;
+            }
+            let name = model[input].name().clone();
+            if model.is_output(input) {
+                cx.note(pass, format!("input {name} stays {}: it is an output as well", ty.dtype));
+                continue;
+            }
+            if !cx.spend() {
+                break;
+            }
+            cx.note(pass, format!("input {name} is int32 now, was {}: feed values below 2^31", ty.dtype));
+            narrow(model, input, pass);
+            changed = true;
+        }
+        Ok(changed.into())
+    }
+}
+
+fn narrow(model: &mut Model, input: ValueId, pass: &'static str) {
+    let Some(old) = model[input].tensor_type().cloned() else { return };
+    let mut new = old.clone();
+    new.dtype = DataType::Int32;
+    model.set_type(input, Some(Type::Tensor(new)));
+    if model[input].uses().is_empty() {
+        return;
+    }
+    let root = model.root();
+    let first = model.nodes(root).next();
+    let name = model.fresh_name(&format!("{}_{}", model[input].name(), old.dtype));
+    let mut cast = NewNode::new("Cast", &[], name.clone());
+    cast.name = Some(name);
+    cast.attrs = Attrs(vec![Attr::new("to", i64::from(old.dtype.code()))]);
+    let node = model.add_node(root, first, cast);
+    model.node_mut(node).metadata().push((PROVENANCE.into(), pass.into()));
+    let Some(wide) = model[node].output(0) else { return };
+    model.set_type(wide, Some(Type::Tensor(old)));
+    debug_assert!(model[input].uses().iter().all(|u| matches!(u, Use::Input { .. })));
+    model.replace_uses(input, wide);
+    model.push_input(node, input);
+}

@@ -1,0 +1,75 @@
+//! eliminate-duplicate-initializers
+
+use std::collections::HashMap;
+
+use onnxfix_ir::{DataType, Model, Tensor, ValueId};
+
+use crate::{Changed, Pass, PassCx, PassError, declare_pass};
+
+declare_pass! {
+    /// Stores once what several initializers hold alike.
+    ///
+    /// ## Why ATC needs it
+    /// Each copy is loaded into device memory, and equal operands under two names hide equal nodes.
+    ///
+    /// ## Before
+    /// ```onnx
+    /// g (float[2] x) => (float[2] y) <float[1] a = {1}, float[1] b = {1}> {
+    ///    t = Add (x, a)
+    ///    y = Mul (t, b)
+    /// }
+    /// ```
+    /// ## After
+    /// ```onnx
+    /// g (float[2] x) => (float[2] y) <float[1] a = {1}> {
+    ///    t = Add (x, a)
+    ///    y = Mul (t, a)
+    /// }
+    /// ```
+    ///
+    /// ## Applies when
+    /// - Both are initializers of one graph with equal type, dimensions and bits.
+    /// - The one that goes is neither an input nor an output of a graph.
+    ///
+    /// ## Numerics
+    /// Exact.
+    pub EliminateDuplicateInitializers = "eliminate-duplicate-initializers", Eliminate, Exact
+}
+
+impl Pass for EliminateDuplicateInitializers {
+    fn run(&self, model: &mut Model, cx: &mut PassCx<'_>) -> Result<Changed, PassError> {
+        let mut changed = false;
+        for graph in model.graphs().collect::<Vec<_>>() {
+            let mut buckets: HashMap<(DataType, Vec<i64>, u64), Vec<ValueId>> = HashMap::new();
+            for &value in &model[graph].initializers().to_vec() {
+                let Some(tensor) = model.constant(value) else { continue };
+                let key = (tensor.dtype, tensor.dims.clone(), sample(tensor));
+                let bucket = buckets.entry(key).or_default();
+                let equal = bucket.iter().find(|&&v| model.constant(v).is_some_and(|t| t.same_content(tensor)));
+                match equal {
+                    Some(&first) if !model.is_public(value) => {
+                        if !cx.spend() {
+                            return Ok(changed.into());
+                        }
+                        model.replace_uses(value, first);
+                        changed = true;
+                    }
+                    _ => bucket.push(value),
+                }
+            }
+            model.remove_dead_initializers(graph);
+        }
+        Ok(changed.into())
+    }
+}
+
+/// A number that equal tensors share and different ones hardly do, from a few of the elements: most weights of a
+/// transformer have equal dimensions, and reading all of them to find no duplicate would take most of a run.
+fn sample(tensor: &Tensor) -> u64 {
+    const POINTS: usize = 32;
+    let Ok(raw) = tensor.raw() else { return 0 };
+    let step = (raw.len() / POINTS).max(8);
+    raw.chunks(step).fold(0xcbf2_9ce4_8422_2325, |hash, chunk| {
+        chunk.iter().take(8).fold(hash, |h, &b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+    })
+}

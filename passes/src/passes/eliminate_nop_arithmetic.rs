@@ -1,0 +1,87 @@
+//! eliminate-nop-arithmetic
+
+use onnxfix_ir::{Model, NodeId, ValueId};
+
+use crate::matching::{input, output, same_shape, uniform};
+use crate::{Miss, Patch, Rewrite, declare_pass, unmet};
+
+declare_pass! {
+    /// Removes arithmetic that changes nothing: `x + 0`, `x − 0`, `x · 1`, `x / 1`, `x ** 1`, and a choice whose condition is constant.
+    ///
+    /// ## Why ATC needs it
+    /// Each is a pass over the tensor on the vector unit. Folding leaves them where a scale or a bias comes out neutral.
+    ///
+    /// ## Before
+    /// ```onnx
+    /// g (float[2] x) => (float[2] y) <float one = {1}> {
+    ///    m = Mul (x, one)
+    ///    y = Relu (m)
+    /// }
+    /// ```
+    /// ## After
+    /// ```onnx
+    /// g (float[2] x) => (float[2] y) { y = Relu (x) }
+    /// ```
+    ///
+    /// ## Applies when
+    /// - Every element of the constant operand is the neutral one: for Sub, Div and Pow the second operand only.
+    /// - The shape does not change: the constant may have been there to broadcast.
+    ///
+    /// ## Numerics
+    /// Exact, but for the sign of a zero: `−0 + 0` is 0.
+    pub EliminateNopArithmetic = "eliminate-nop-arithmetic", Eliminate, Exact
+}
+
+impl Rewrite for EliminateNopArithmetic {
+    fn roots(&self) -> &'static [&'static str] {
+        &["Add", "Sub", "Mul", "Div", "Pow", "And", "Or", "Where"]
+    }
+
+    fn try_rewrite(&self, m: &Model, root: NodeId) -> Result<Patch, Miss> {
+        let (a, b, y) = (input(m, root, 0)?, input(m, root, 1)?, output(m, root)?);
+        let is = |v: ValueId, n: f64| uniform(m, v).is_some_and(|x| x == n);
+        let kept = match m[root].op().name.as_str() {
+            "Add" | "Or" if is(b, 0.0) => a,
+            "Add" | "Or" if is(a, 0.0) => b,
+            "Mul" | "And" if is(b, 1.0) => a,
+            "Mul" | "And" if is(a, 1.0) => b,
+            "Sub" if is(b, 0.0) => a,
+            "Div" | "Pow" if is(b, 1.0) => a,
+            "Where" if is(a, 1.0) => b,
+            "Where" if is(a, 0.0) => input(m, root, 2)?,
+            _ => return Err(Miss::NoMatch),
+        };
+        if !same_shape(m, kept, y)? {
+            return unmet("the constant broadcasts the other operand");
+        }
+        if m[kept].dtype() != m[y].dtype() {
+            return unmet("the type of the result is another one");
+        }
+        Ok(Patch::forward(m, root, y, kept))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{check_skip, untouched};
+
+    #[test]
+    fn stays_where_the_constant_broadcasts() {
+        check_skip(
+            &EliminateNopArithmetic,
+            "g (float[2] x) => (float[3,2] y) <float[3,2] z = {0, 0, 0, 0, 0, 0}> { a = Add (x, z)  y = Relu (a) }",
+            "the constant broadcasts the other operand",
+        );
+    }
+
+    #[test]
+    fn one_minus_x_and_one_over_x_stay() {
+        for op in ["Sub", "Div", "Pow"] {
+            untouched(
+                &EliminateNopArithmetic,
+                &format!("g (float[2] x) => (float[2] y) <float c = {{1}}> {{ a = {op} (c, x)  y = Relu (a) }}"),
+            );
+        }
+    }
+}

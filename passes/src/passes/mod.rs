@@ -1,0 +1,31 @@
+//! One pass per file, in the order of the table.
+
+pub(crate) mod fix_input_shapes;
+pub(crate) mod inline_functions;
+pub(crate) mod infer_shapes;
+pub(crate) mod inline_constant_if;
+pub(crate) mod fold_constants;
+pub(crate) mod cast_inputs_to_int32;
+pub(crate) mod eliminate_identity;
+pub(crate) mod eliminate_dropout;
+pub(crate) mod eliminate_nop_cast;
+pub(crate) mod eliminate_nop_reshape;
+pub(crate) mod eliminate_nop_transpose;
+pub(crate) mod eliminate_nop_expand;
+pub(crate) mod eliminate_nop_slice;
+pub(crate) mod eliminate_nop_pad;
+pub(crate) mod eliminate_nop_concat;
+pub(crate) mod eliminate_nop_split;
+pub(crate) mod eliminate_nop_gather;
+pub(crate) mod eliminate_unit_transpose;
+pub(crate) mod eliminate_nop_arithmetic;
+pub(crate) mod eliminate_broadcast_expand;
+pub(crate) mod sink_widening_casts;
+pub(crate) mod merge_casts;
+pub(crate) mod merge_reshapes;
+pub(crate) mod merge_transposes;
+pub(crate) mod decompose_unfold;
+pub(crate) mod eliminate_common_subexpressions;
+pub(crate) mod eliminate_duplicate_initializers;
+pub(crate) mod eliminate_dead_nodes;
+pub(crate) mod eliminate_unused_opsets;

@@ -1,0 +1,299 @@
+//! A rewrite as a value: what a match wants done, before anything is done.
+
+use std::sync::Arc;
+
+use onnxfix_ir::infer::{Known, infer_node, merge};
+use onnxfix_ir::{
+    AttrValue, Attrs, Def, GraphId, Model, Name, NewNode, NodeId, Op, Tensor, Type, Use, ValueId,
+};
+
+/// What a new node reads and what replaces an old value: something there is, or something the patch makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operand {
+    /// A value of the model.
+    Value(ValueId),
+    /// The only output of a node of the patch.
+    Node(u32),
+    /// A constant of the patch.
+    Constant(u32),
+}
+
+impl From<ValueId> for Operand {
+    fn from(value: ValueId) -> Self {
+        Operand::Value(value)
+    }
+}
+
+/// New nodes and constants, and which old values they replace.
+#[derive(Debug, Clone)]
+pub struct Patch {
+    root: NodeId,
+    opset: i64,
+    nodes: Vec<PatchNode>,
+    constants: Vec<Tensor>,
+    replaced: Vec<(ValueId, Operand)>,
+    inputs: Vec<(NodeId, usize, Operand)>,
+}
+
+#[derive(Debug, Clone)]
+struct PatchNode {
+    op: &'static str,
+    inputs: Vec<Option<Operand>>,
+    attrs: Attrs,
+}
+
+impl Patch {
+    /// An empty patch at `root`: new nodes go before it.
+    #[must_use]
+    pub fn new(model: &Model, root: NodeId) -> Patch {
+        let opset = model.opset(model[root].graph(), "").unwrap_or(0);
+        Patch {
+            root,
+            opset,
+            nodes: Vec::new(),
+            constants: Vec::new(),
+            replaced: Vec::new(),
+            inputs: Vec::new(),
+        }
+    }
+
+    /// Everything that reads `old` reads `new` instead: the whole patch of most eliminations.
+    #[must_use]
+    pub fn forward(model: &Model, root: NodeId, old: ValueId, new: ValueId) -> Patch {
+        let mut patch = Patch::new(model, root);
+        patch.replace(old, new);
+        patch
+    }
+
+    /// A node of ONNX's own domain with one output.
+    pub fn node(&mut self, op: &'static str, inputs: &[Operand]) -> Operand {
+        self.node_with(op, inputs, Attrs::default())
+    }
+
+    /// A node with attributes.
+    pub fn node_with(&mut self, op: &'static str, inputs: &[Operand], attrs: Attrs) -> Operand {
+        let inputs = inputs.iter().map(|&i| Some(i)).collect();
+        self.nodes.push(PatchNode { op, inputs, attrs });
+        Operand::Node(self.nodes.len() as u32 - 1)
+    }
+
+    /// A constant.
+    pub fn constant(&mut self, tensor: Tensor) -> Operand {
+        self.constants.push(tensor);
+        Operand::Constant(self.constants.len() as u32 - 1)
+    }
+
+    /// `x` in another shape.
+    pub fn reshape(&mut self, x: Operand, dims: &[i64]) -> Operand {
+        let shape = self.constant(Tensor::ints(dims));
+        self.node("Reshape", &[x, shape])
+    }
+
+    /// `x` with its axes in another order.
+    pub fn transpose(&mut self, x: Operand, perm: &[i64]) -> Operand {
+        self.node_with("Transpose", &[x], attrs([("perm", perm.into())]))
+    }
+
+    /// `start..end` of one axis of `x`.
+    pub fn slice(&mut self, x: Operand, axis: i64, start: i64, end: i64) -> Operand {
+        if self.opset < 10 {
+            let one = |i: i64| AttrValue::Ints(vec![i]);
+            return self
+                .node_with("Slice", &[x], attrs([("axes", one(axis)), ("starts", one(start)), ("ends", one(end))]));
+        }
+        let [start, end, axis] = [start, end, axis].map(|i| self.constant(Tensor::ints(&[i])));
+        self.node("Slice", &[x, start, end, axis])
+    }
+
+    /// `x` of this rank with zeros before and after one axis.
+    pub fn pad(&mut self, x: Operand, rank: usize, axis: usize, (before, after): (i64, i64)) -> Operand {
+        let mut pads = vec![0; 2 * rank];
+        pads[axis] = before;
+        pads[rank + axis] = after;
+        if self.opset < 11 {
+            return self.node_with("Pad", &[x], attrs([("pads", AttrValue::Ints(pads))]));
+        }
+        let pads = self.constant(Tensor::ints(&pads));
+        self.node("Pad", &[x, pads])
+    }
+
+    /// The parts joined along an axis.
+    pub fn concat(&mut self, parts: &[Operand], axis: i64) -> Operand {
+        self.node_with("Concat", parts, attrs([("axis", axis.into())]))
+    }
+
+    /// `x` in another element type.
+    pub fn cast(&mut self, x: Operand, to: onnxfix_ir::DataType) -> Operand {
+        self.node_with("Cast", &[x], attrs([("to", i64::from(to.code()).into())]))
+    }
+
+    /// Everything that reads `old` shall read `new`.
+    pub fn replace(&mut self, old: ValueId, new: impl Into<Operand>) {
+        self.replaced.push((old, new.into()));
+    }
+
+    /// Input `slot` of `node`, an old node at or behind the root, shall be `new`.
+    pub fn set_input(&mut self, node: NodeId, slot: usize, new: impl Into<Operand>) {
+        self.inputs.push((node, slot, new.into()));
+    }
+
+    /// Why the patch must not be applied although the match is good.
+    pub(crate) fn obstacle(&self, model: &Model) -> Option<&'static str> {
+        for &(old, new) in &self.replaced {
+            let outputs: Vec<GraphId> = outputs_of(model, old).collect();
+            if outputs.is_empty() {
+                continue;
+            }
+            match new {
+                // A graph output bears a public name, which only a node of its own graph can give.
+                Operand::Value(v) => {
+                    if model.is_public(v) {
+                        return Some("one value would need two public names");
+                    }
+                    if !matches!(model[v].def(), Def::Node { .. }) || outputs.iter().any(|&g| g != model[v].graph()) {
+                        return Some("a graph output needs a node of its graph that makes it");
+                    }
+                }
+                Operand::Constant(_) => return Some("a graph output needs a node of its graph that makes it"),
+                Operand::Node(_) => {}
+            }
+        }
+        None
+    }
+}
+
+fn outputs_of(model: &Model, value: ValueId) -> impl Iterator<Item = GraphId> {
+    model[value].uses().iter().filter_map(|u| match u {
+        Use::Output { graph, .. } => Some(*graph),
+        Use::Input { .. } => None,
+    })
+}
+
+/// What applying a patch changed: where the driver looks next.
+#[derive(Debug, Default)]
+pub(crate) struct Applied {
+    /// New nodes, and nodes that read something new.
+    pub(crate) touched: Vec<NodeId>,
+    /// Values that lost a use; their producers may be dead.
+    pub(crate) loosened: Vec<ValueId>,
+}
+
+/// Key of the metadata entry that says which pass made a node or tensor.
+pub const PROVENANCE: &str = "onnxfix.pass";
+
+/// Makes the nodes of a patch and redirects what they replace. The patch has no [obstacle](Patch::obstacle).
+pub(crate) fn apply(model: &mut Model, patch: Patch, pass: &'static str) -> Result<Applied, String> {
+    let root = patch.root;
+    let graph = model[root].graph();
+    let base = model[root].output(0).map_or_else(Name::default, |v| model[v].name().clone());
+    let constants: Vec<ValueId> = patch
+        .constants
+        .into_iter()
+        .map(|mut tensor| {
+            tensor.extra_mut().metadata.push((PROVENANCE.into(), pass.into()));
+            let name = model.fresh_name(&format!("{base}_const"));
+            model.add_initializer(graph, name, Arc::new(tensor))
+        })
+        .collect();
+    let mut made: Vec<NodeId> = Vec::with_capacity(patch.nodes.len());
+    let resolve = |model: &Model, made: &[NodeId], operand: Operand| match operand {
+        Operand::Value(v) => Some(v),
+        Operand::Node(i) => model[made[i as usize]].output(0),
+        Operand::Constant(i) => Some(constants[i as usize]),
+    };
+    let known = Known::new();
+    for new in patch.nodes {
+        let inputs = new.inputs.into_iter().map(|i| i.and_then(|i| resolve(model, &made, i))).collect();
+        let output = model.fresh_name(&format!("{base}_{}", new.op));
+        let node = model.add_node(
+            graph,
+            Some(root),
+            NewNode {
+                op: Op::new(model[root].op().domain.clone().filter(|d| d == "ai.onnx"), new.op.into()),
+                name: Some(output.clone()),
+                inputs,
+                outputs: vec![Some(output)],
+                attrs: new.attrs,
+            },
+        );
+        model.node_mut(node).metadata().push((PROVENANCE.into(), pass.into()));
+        let types = infer_node(model, node, &known).map_err(|e| format!("new {}: {e}", new.op))?;
+        let y = model[node].output(0);
+        if let (Some(y), Some(ty)) = (y, types.into_iter().next().flatten()) {
+            model.set_type(y, Some(ty));
+        }
+        made.push(node);
+    }
+    let mut applied = Applied { touched: made.clone(), loosened: Vec::new() };
+    for (old, new) in patch.replaced {
+        let new = resolve(model, &made, new).ok_or("a patch replaces a value by nothing")?;
+        compatible(model[old].ty.as_ref(), model[new].ty.as_ref())
+            .map_err(|e| format!("{:?} would become {:?}: {e}", model[old].name(), model[new].name()))?;
+        applied.touched.extend(model.users(old));
+        let both = merge(model[old].ty.as_ref(), model[new].ty.clone());
+        model.set_type(new, both);
+        // The old name stays in the file: for a graph output it must, elsewhere it helps whoever compares layers.
+        let own = matches!(model[new].def(), Def::Node { node, .. } if made.contains(node));
+        if model.is_output(old) || own {
+            model.swap_names(old, new);
+        }
+        model.replace_uses(old, new);
+        applied.loosened.push(old);
+    }
+    for (node, slot, new) in patch.inputs {
+        let new = resolve(model, &made, new).ok_or("a patch sets an input to nothing")?;
+        if let Some(old) = model[node].input(slot) {
+            applied.loosened.push(old);
+        }
+        model.set_input(node, slot, Some(new));
+        applied.touched.push(node);
+    }
+    Ok(applied)
+}
+
+/// Whether a value of type `new` can stand where one of type `old` stood.
+fn compatible(old: Option<&Type>, new: Option<&Type>) -> Result<(), String> {
+    let (Some(Type::Tensor(a)), Some(Type::Tensor(b))) = (old, new) else { return Ok(()) };
+    let shapes = match (&a.shape, &b.shape) {
+        (Some(x), Some(y)) => {
+            x.rank() == y.rank()
+                && x.0.iter().zip(&y.0).all(|(x, y)| match (x.fixed(), y.fixed()) {
+                    (Some(x), Some(y)) => x == y,
+                    _ => true,
+                })
+        }
+        _ => true,
+    };
+    if a.dtype == b.dtype && shapes { Ok(()) } else { Err(format!("its type was {a} and would be {b}")) }
+}
+
+/// Attributes from pairs.
+pub fn attrs<const N: usize>(pairs: [(&str, AttrValue); N]) -> Attrs {
+    pairs.into_iter().map(|(name, value)| onnxfix_ir::Attr::new(name, value)).collect()
+}
+
+/// Puts `results` in the place of a node's outputs and removes the node.
+pub(crate) fn replace_node(model: &mut Model, node: NodeId, results: &[ValueId]) {
+    let graph = model[node].graph();
+    for (slot, &result) in results.iter().enumerate() {
+        let Some(old) = model[node].output(slot) else { continue };
+        let private = !model.is_public(result) && model[result].graph() == graph && model.producer(result).is_some();
+        let new = if !model.is_output(old) || private {
+            result
+        } else {
+            // A graph output bears a public name, which only a node of its own graph can give.
+            let name = model.fresh_name(model[old].name());
+            let identity = model.add_node(graph, Some(node), NewNode::new("Identity", &[result], name));
+            model[identity].output(0).unwrap_or(result)
+        };
+        if model[new].ty.is_none() {
+            let ty = model[old].ty.clone();
+            model.set_type(new, ty);
+        }
+        if model.is_output(old) {
+            model.swap_names(old, new);
+        }
+        model.replace_uses(old, new);
+    }
+    model.remove_node(node);
+}

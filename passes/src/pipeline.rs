@@ -1,0 +1,283 @@
+//! The ordered table of passes, and a run over some of them.
+
+use std::time::{Duration, Instant};
+
+use onnxfix_ir::Model;
+use serde::Serialize;
+
+use crate::passes::*;
+use crate::{Changed, DimBinding, InputShape, MissAt, Note, Pass, PassCx, PassError};
+
+/// Every pass, in the order in which pipelines run them.
+pub static PASSES: &[&dyn Pass] = &[
+    &fix_input_shapes::FixInputShapes,
+    &inline_functions::InlineFunctions,
+    &infer_shapes::InferShapes,
+    &inline_constant_if::InlineConstantIf,
+    &fold_constants::FoldConstants,
+    &cast_inputs_to_int32::CastInputsToInt32,
+    &eliminate_identity::EliminateIdentity,
+    &eliminate_dropout::EliminateDropout,
+    &eliminate_nop_cast::EliminateNopCast,
+    &eliminate_nop_reshape::EliminateNopReshape,
+    &eliminate_nop_transpose::EliminateNopTranspose,
+    &eliminate_nop_expand::EliminateNopExpand,
+    &eliminate_nop_slice::EliminateNopSlice,
+    &eliminate_nop_pad::EliminateNopPad,
+    &eliminate_nop_concat::EliminateNopConcat,
+    &eliminate_nop_split::EliminateNopSplit,
+    &eliminate_nop_gather::EliminateNopGather,
+    &eliminate_unit_transpose::EliminateUnitTranspose,
+    &eliminate_nop_arithmetic::EliminateNopArithmetic,
+    &eliminate_broadcast_expand::EliminateBroadcastExpand,
+    &sink_widening_casts::SinkWideningCasts,
+    &merge_casts::MergeCasts,
+    &merge_reshapes::MergeReshapes,
+    &merge_transposes::MergeTransposes,
+    &decompose_unfold::DecomposeUnfold,
+    &eliminate_common_subexpressions::EliminateCommonSubexpressions,
+    &eliminate_duplicate_initializers::EliminateDuplicateInitializers,
+    &eliminate_dead_nodes::EliminateDeadNodes,
+    &eliminate_unused_opsets::EliminateUnusedOpsets,
+];
+
+/// What the user asked for.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Shapes of inputs, by name.
+    pub shapes: Vec<InputShape>,
+    /// Numbers for symbolic dimensions, by symbol.
+    pub dims: Vec<DimBinding>,
+    /// Symbolic dimensions that stay symbolic.
+    pub keep_dims: Vec<String>,
+    /// Whether every dimension must become a number: the target compiles static shapes.
+    pub static_shapes: bool,
+    /// How many percent of its size the model may grow by folding.
+    pub fold_limit: f64,
+    /// Stop after this many rewrites.
+    pub max_rewrites: Option<u64>,
+    /// Collect why this pass did not fire.
+    pub why_not: Option<String>,
+    /// Check the whole model after every single patch: for tests and for hunting bugs.
+    pub check_each: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            shapes: Vec::new(),
+            dims: Vec::new(),
+            keep_dims: Vec::new(),
+            static_shapes: false,
+            fold_limit: 10.0,
+            max_rewrites: None,
+            why_not: None,
+            check_each: false,
+        }
+    }
+}
+
+/// Which passes a run uses, in the order of [`PASSES`].
+#[derive(Clone)]
+pub struct Pipeline(Vec<&'static dyn Pass>);
+
+impl Pipeline {
+    /// Every pass.
+    #[must_use]
+    pub fn all() -> Pipeline {
+        Pipeline(PASSES.to_vec())
+    }
+
+    /// These passes, in the order of the table whatever order they are named in.
+    ///
+    /// # Errors
+    /// When there is no pass of one of these names.
+    pub fn of(names: &[impl AsRef<str>]) -> Result<Pipeline, PassError> {
+        for name in names {
+            find(name.as_ref())?;
+        }
+        Ok(Pipeline(PASSES.iter().copied().filter(|p| names.iter().any(|n| n.as_ref() == p.info().name)).collect()))
+    }
+
+    /// Without these passes.
+    ///
+    /// # Errors
+    /// When there is no pass of one of these names.
+    pub fn without(mut self, names: &[impl AsRef<str>]) -> Result<Pipeline, PassError> {
+        for name in names {
+            find(name.as_ref())?;
+        }
+        self.0.retain(|p| !names.iter().any(|n| n.as_ref() == p.info().name));
+        Ok(self)
+    }
+
+    /// The passes.
+    #[must_use]
+    pub fn passes(&self) -> &[&'static dyn Pass] {
+        &self.0
+    }
+}
+
+/// The pass of that name.
+///
+/// # Errors
+/// When there is none.
+pub fn find(name: &str) -> Result<&'static dyn Pass, PassError> {
+    PASSES.iter().copied().find(|p| p.info().name == name).ok_or_else(|| PassError::Unknown {
+        name: name.into(),
+        near: nearest(name),
+    })
+}
+
+/// The name that is a few edits away, if one is.
+fn nearest(name: &str) -> Option<&'static str> {
+    let names = PASSES.iter().map(|p| p.info().name);
+    let (distance, near) = names.map(|n| (edits(name, n), n)).min()?;
+    (distance <= name.len().max(near.len()) / 3).then_some(near)
+}
+
+/// Levenshtein's distance.
+fn edits(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let substitute = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = substitute.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+/// Why a pipeline stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stop {
+    /// A whole sweep changed nothing.
+    Converged,
+    /// The last sweep allowed still changed something.
+    SweepLimit,
+    /// `--max-rewrites` was reached.
+    FuelSpent,
+}
+
+/// What one pass did in a run.
+#[derive(Debug, Clone, Serialize)]
+pub struct PassStats {
+    /// Name of the pass.
+    pub pass: &'static str,
+    /// Rewrites it made, over all sweeps.
+    pub rewrites: u64,
+    /// Time it took, over all sweeps.
+    #[serde(serialize_with = "as_seconds")]
+    pub time: Duration,
+}
+
+fn as_seconds<S: serde::Serializer>(time: &Duration, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_f64(time.as_secs_f64())
+}
+
+/// What a run did.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Why it stopped.
+    pub stop: Stop,
+    /// Sweeps over the pipeline, the last of which changed nothing unless it says otherwise.
+    pub sweeps: u32,
+    /// Each pass in order.
+    pub passes: Vec<PassStats>,
+    /// Things the user should know.
+    pub notes: Vec<Note>,
+    /// Why the pass that was asked about did not fire.
+    pub misses: Vec<MissAt>,
+}
+
+/// Is told of each pass that changed the model, right after it.
+pub type Observer<'a> = &'a mut dyn FnMut(&'static str, &Model);
+
+/// Sweeps a run makes at most. Three are usual: work, clean-up, and one that finds nothing.
+const MAX_SWEEPS: u32 = 16;
+
+/// Runs the passes over and over until none of them changes anything.
+///
+/// # Errors
+/// When a pass cannot do what it is for, or broke the model; the model is then of no use.
+pub fn run(
+    model: &mut Model,
+    pipeline: &Pipeline,
+    options: &Options,
+    observer: Observer<'_>,
+) -> Result<Report, PassError> {
+    let budget = (model_bytes(model) as f64 * options.fold_limit / 100.0).max(FOLD_FLOOR);
+    let mut cx = PassCx {
+        options,
+        first_sweep: true,
+        notes: Vec::new(),
+        misses: Vec::new(),
+        rewrites: 0,
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a size in bytes")]
+        fold_budget: budget as u64,
+    };
+    let passes = pipeline.passes();
+    let mut stats: Vec<PassStats> =
+        passes.iter().map(|p| PassStats { pass: p.info().name, rewrites: 0, time: Duration::ZERO }).collect();
+    let mut stop = Stop::SweepLimit;
+    let mut sweeps = 0;
+    while sweeps < MAX_SWEEPS && stop == Stop::SweepLimit {
+        sweeps += 1;
+        let mut quiet = true;
+        for (pass, stats) in passes.iter().zip(&mut stats) {
+            let name = pass.info().name;
+            let _span = tracing::info_span!("pass", name).entered();
+            let (start, before) = (Instant::now(), cx.rewrites);
+            let changed = pass.run(model, &mut cx)?;
+            stats.time += start.elapsed();
+            stats.rewrites += cx.rewrites - before;
+            if changed == Changed::Yes {
+                quiet = false;
+                observer(name, model);
+                check_after(model, name, &cx)?;
+            }
+        }
+        cx.first_sweep = false;
+        if options.max_rewrites.is_some_and(|max| cx.rewrites >= max) {
+            stop = Stop::FuelSpent;
+        } else if quiet {
+            stop = Stop::Converged;
+        }
+    }
+    if stop == Stop::SweepLimit {
+        cx.warn("pipeline", format!("still changing after {MAX_SWEEPS} sweeps: please report this model"));
+    }
+    Ok(Report { stop, sweeps, passes: stats, notes: cx.notes, misses: cx.misses })
+}
+
+fn check_after(model: &Model, pass: &'static str, cx: &PassCx<'_>) -> Result<(), PassError> {
+    if !cx.options.check_each {
+        return Ok(());
+    }
+    match onnxfix_ir::check(model).first() {
+        None => Ok(()),
+        Some(first) => Err(PassError::Broken {
+            pass,
+            rewrite: cx.rewrites,
+            node: "the end of the pass".into(),
+            broken: first.to_string(),
+        }),
+    }
+}
+
+/// Bytes by which any model may grow: a few index tables, which no file notices.
+const FOLD_FLOOR: f64 = (16 << 20) as f64;
+
+/// Bytes of all constants.
+fn model_bytes(model: &Model) -> u64 {
+    let initializers = model.all_values().filter_map(|(_, v)| v.tensor());
+    let attributes = model.all_nodes().flat_map(|(_, n)| n.attrs.0.iter()).filter_map(|a| match &a.value {
+        onnxfix_ir::AttrValue::Tensor(t) => Some(t),
+        _ => None,
+    });
+    initializers.chain(attributes).map(|t| t.byte_len()).sum()
+}

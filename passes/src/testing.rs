@@ -1,0 +1,56 @@
+//! What the tests of passes share. Each helper parses a graph, runs one pass with every check switched on, and prints.
+
+use onnxfix_ir::text::{parse, parse_graph, print_graph};
+use onnxfix_ir::{Model, check};
+
+use crate::{Options, Pass, Pipeline, Report, run};
+
+/// The opset of graphs without a header.
+const OPSET: i64 = 13;
+
+/// The model of a text that is a whole model or only a graph.
+pub(crate) fn model(text: &str) -> Model {
+    let parsed =
+        if text.trim_start().starts_with('<') { parse(text) } else { parse_graph(text, OPSET) };
+    let mut model = parsed.unwrap_or_else(|e| panic!("{e}\n{text}"));
+    onnxfix_ir::infer::infer(&mut model).expect("a consistent graph");
+    assert_eq!(check(&model), [], "before the pass");
+    model
+}
+
+fn run_one(pass: &'static dyn Pass, model: &mut Model, options: &Options) -> Report {
+    let pipeline = Pipeline::of(&[pass.info().name]).expect("a pass of the table");
+    run(model, &pipeline, options, &mut |_, _| {}).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// The graph after the pass; a second run must change nothing.
+#[track_caller]
+pub(crate) fn rewritten(pass: &'static dyn Pass, text: &str) -> String {
+    let mut model = model(text);
+    let options = Options { check_each: true, ..Options::default() };
+    let _report = run_one(pass, &mut model, &options);
+    let once = print_graph(&model, model.root());
+    let _again = run_one(pass, &mut model, &options);
+    assert_eq!(print_graph(&model, model.root()), once, "a second run changed something");
+    once
+}
+
+/// The pass must not fire, without a reason worth telling.
+#[track_caller]
+pub(crate) fn untouched(pass: &'static dyn Pass, text: &str) {
+    let before = model(text);
+    assert_eq!(rewritten(pass, text), print_graph(&before, before.root()));
+}
+
+/// The pass must not fire, and must say why.
+#[track_caller]
+pub(crate) fn check_skip(pass: &'static dyn Pass, text: &str, why: &str) {
+    let mut model = model(text);
+    let before = print_graph(&model, model.root());
+    let options =
+        Options { check_each: true, why_not: Some(pass.info().name.to_owned()), ..Options::default() };
+    let report = run_one(pass, &mut model, &options);
+    assert_eq!(print_graph(&model, model.root()), before, "the pass fired");
+    let reasons: Vec<&str> = report.misses.iter().map(|m| m.why.as_str()).collect();
+    assert!(reasons.iter().any(|r| r.contains(why)), "reasons: {reasons:?}");
+}

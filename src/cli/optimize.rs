@@ -1,0 +1,248 @@
+//! `onnxfix optimize`
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use onnxfix_ir::text::{Mode, print};
+use onnxfix_ir::{LoadOptions, Model, StoreOptions, check, store};
+use onnxfix_passes::{Options, PROVENANCE, Pipeline, find, run as run_passes};
+
+use super::Verdict;
+use super::output::Output;
+use super::progress::Progress;
+use super::shapes::Shapes;
+use crate::record::Record;
+use crate::report::{Report, Summary};
+use crate::source::{Input, ensure_unchanged, is_text, read};
+use crate::target::Target;
+
+/// Rewrite a model for its target.
+///
+/// Writes MODEL.opt.onnx beside the model, or OUT. The result is checked before it takes its place; nothing is ever half
+/// written.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The model (.onnx or .onnxtxt).
+    model: PathBuf,
+
+    /// Where to write [default: MODEL with .opt.onnx].
+    #[arg(short, long, value_name = "OUT")]
+    output: Option<PathBuf>,
+
+    /// What the result is for.
+    #[arg(long, value_enum, default_value_t = Target::Ascend310P3)]
+    target: Target,
+
+    #[command(flatten)]
+    shapes: Shapes,
+
+    /// Run these passes only, comma-separated (`onnxfix passes` lists them).
+    #[arg(long, value_name = "PASSES", value_delimiter = ',', help_heading = "Passes")]
+    passes: Option<Vec<String>>,
+
+    /// Leave these passes out.
+    #[arg(long, alias = "skip", value_name = "PASSES", value_delimiter = ',', help_heading = "Passes")]
+    skip_passes: Vec<String>,
+
+    /// How much the model may grow by folding, in percent of its size.
+    #[arg(long, value_name = "PERCENT", default_value = "10%", value_parser = percent, help_heading = "Passes")]
+    fold_limit: f64,
+
+    /// Stop after this many rewrites: to find the one that does harm.
+    #[arg(long, value_name = "N", help_heading = "Passes")]
+    max_rewrites: Option<u64>,
+
+    /// Say where this pass nearly fired, and which condition failed.
+    #[arg(long, value_name = "PASS", help_heading = "Passes")]
+    why_not: Option<String>,
+
+    /// Print the model as text after this pass, each time it changed something.
+    #[arg(long, value_name = "PASS", help_heading = "Passes")]
+    print_after: Option<String>,
+
+    /// Compare the result with the model afterwards, as `onnxfix verify` does; exit code 1 when they differ.
+    #[arg(long, conflicts_with = "dry_run")]
+    verify: bool,
+
+    /// Write what was done to a .json or .html file.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+
+    /// Print what was done as JSON.
+    #[arg(long)]
+    json: bool,
+
+    /// Remove what passes leave in node metadata (onnxfix.pass), and what exporters left there.
+    #[arg(long)]
+    strip_metadata: bool,
+
+    /// Drop fields of the file that this version does not know, instead of refusing the model.
+    #[arg(long)]
+    drop_unknown: bool,
+
+    /// Do everything but write.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    match text.strip_suffix('%').unwrap_or(text).parse::<f64>() {
+        Ok(n) if n.is_finite() && n >= 0.0 => Ok(n),
+        _ => Err("a percentage such as 10% is wanted".into()),
+    }
+}
+
+pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
+    let start = Instant::now();
+    let target_path = args.output.clone().unwrap_or_else(|| default_output(&args.model));
+    let report_format = args.report.as_deref().map(ReportFormat::of).transpose()?;
+    let (options, pipeline) = plan(args)?;
+
+    let progress = Progress::start(out, format!("read {}", args.model.display()));
+    let load = LoadOptions { drop_unknown: args.drop_unknown, ..LoadOptions::default() };
+    let Input { mut model, files, warnings } = read(&args.model, &load).context("optimize")?;
+    for warning in &warnings {
+        out.warn(warning);
+    }
+    let before = Summary::of(&model);
+
+    let mut printed = Vec::new();
+    let mut observer = |pass: &'static str, model: &Model| {
+        progress.step(pass);
+        if args.print_after.as_deref() == Some(pass) {
+            printed.push(print(model, Mode::Brief));
+        }
+    };
+    let passes = run_passes(&mut model, &pipeline, &options, &mut observer)
+        .with_context(|| format!("optimize {}", args.model.display()))?;
+    for text in printed {
+        out.result(&text?)?;
+    }
+    for note in &passes.notes {
+        if note.warning { out.warn(&note.text) } else { out.note(&note.text) }
+    }
+    if args.strip_metadata {
+        strip_metadata(&mut model);
+    }
+    if let Some(broken) = check(&model).first() {
+        bail!("optimize {}: internal error: the result is not well formed: {broken}", args.model.display());
+    }
+    let mut report = Report::new(args.model.clone(), args.target.name(), before, Summary::of(&model), passes);
+    report.load_warnings = warnings;
+
+    if !args.dry_run {
+        progress.step(format!("write {}", target_path.display()));
+        record(&mut model, args, &target_path)?;
+        ensure_unchanged(&files)?;
+        store(&model, &target_path, &StoreOptions::default())
+            .with_context(|| format!("write {}", target_path.display()))?;
+        report.output = Some(target_path.clone());
+    }
+    drop(progress);
+    report.seconds = start.elapsed().as_secs_f64();
+    say(args, out, &report)?;
+    if let (Some(path), Some(format)) = (&args.report, report_format) {
+        let text = match format {
+            ReportFormat::Json => serde_json::to_string_pretty(&report)?,
+            ReportFormat::Html => report.html(),
+        };
+        std::fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
+    }
+    if args.verify {
+        return super::verify::compare(&target_path, &args.model, out);
+    }
+    Ok(Verdict::Clean)
+}
+
+/// The options and passes that the flags ask for.
+fn plan(args: &Args) -> Result<(Options, Pipeline)> {
+    let mut options = Options {
+        static_shapes: args.target.static_shapes(),
+        fold_limit: args.fold_limit,
+        max_rewrites: args.max_rewrites,
+        why_not: args.why_not.clone(),
+        ..Options::default()
+    };
+    args.shapes.apply(&mut options)?;
+    for name in args.why_not.iter().chain(&args.print_after) {
+        find(name)?;
+    }
+    let pipeline = match &args.passes {
+        Some(names) => Pipeline::of(names)?,
+        None => args.target.pipeline()?,
+    };
+    Ok((options, pipeline.without(&args.skip_passes)?))
+}
+
+/// Notes in the model where it came from. A record that is there says it already.
+fn record(model: &mut Model, args: &Args, out: &Path) -> Result<()> {
+    let record = match Record::of(model) {
+        Some(old) => old.moved(&args.model, out)?,
+        None if is_text(&args.model) => return Ok(()),
+        None => Record::new(&args.model, out)?,
+    };
+    record.write(model);
+    Ok(())
+}
+
+fn say(args: &Args, out: &Output, report: &Report) -> Result<()> {
+    if args.json {
+        out.json(report)?;
+    } else if args.print_after.is_none() {
+        out.result(&report.text())?;
+    }
+    if let Some(pass) = &args.why_not {
+        let misses = &report.passes.misses;
+        if misses.is_empty() {
+            out.note(&format!("{pass} found no place where only a condition failed"));
+        }
+        for miss in misses {
+            out.note(&format!("{pass} at {}: {}", miss.node, miss.why));
+        }
+    }
+    for stats in &report.passes.passes {
+        tracing::info!(pass = stats.pass, rewrites = stats.rewrites, ms = stats.time.as_secs_f64() * 1e3);
+    }
+    Ok(())
+}
+
+/// `model.onnx` becomes `model.opt.onnx`; what is called so already keeps its name.
+fn default_output(model: &Path) -> PathBuf {
+    let stem = model.file_stem().unwrap_or_default().to_string_lossy();
+    let stem = stem.strip_suffix(".opt").unwrap_or(&stem);
+    model.with_file_name(format!("{stem}.opt.onnx"))
+}
+
+fn strip_metadata(model: &mut Model) {
+    let nodes: Vec<_> = model.all_nodes().map(|(id, _)| id).collect();
+    for node in nodes {
+        model.node_mut(node).metadata().clear();
+        *model.node_mut(node).doc_string() = None;
+    }
+    let tensors: Vec<_> = model
+        .all_values()
+        .filter_map(|(id, v)| Some((id, v.tensor()?.clone())))
+        .filter(|(_, t)| t.extra.as_ref().is_some_and(|e| e.metadata.iter().any(|(k, _)| k == PROVENANCE)))
+        .collect();
+    for (value, mut tensor) in tensors {
+        std::sync::Arc::make_mut(&mut tensor).extra_mut().metadata.clear();
+        model.set_tensor(value, tensor);
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum ReportFormat {
+    Json,
+    Html,
+}
+
+impl ReportFormat {
+    fn of(path: &Path) -> Result<ReportFormat> {
+        match path.extension().and_then(|e| e.to_str()) {
+            Some("json") => Ok(ReportFormat::Json),
+            Some("html") => Ok(ReportFormat::Html),
+            _ => bail!("--report {}: the name must end in .json or .html", path.display()),
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! stdout is the result, stderr is everything else. Only this file prints.
+#![expect(clippy::print_stderr, reason = "the one place that does")]
+
+use std::io::{self, Write};
+
+use anyhow::Result;
+
+/// Where commands say things.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Output {
+    quiet: bool,
+}
+
+impl Output {
+    pub(crate) fn new(quiet: bool) -> Output {
+        Output { quiet }
+    }
+
+    /// Whether only errors may be said.
+    pub(crate) fn is_quiet(self) -> bool {
+        self.quiet
+    }
+
+    /// Writes a result to stdout.
+    ///
+    /// # Errors
+    /// When nobody reads it any more.
+    pub(crate) fn result(self, text: &str) -> Result<()> {
+        let mut out = io::stdout().lock();
+        out.write_all(text.as_bytes())?;
+        if !text.ends_with('\n') {
+            out.write_all(b"\n")?;
+        }
+        out.flush()?;
+        Ok(())
+    }
+
+    /// Writes a result as JSON to stdout.
+    ///
+    /// # Errors
+    /// When nobody reads it any more.
+    pub(crate) fn json(self, value: &impl serde::Serialize) -> Result<()> {
+        self.result(&serde_json::to_string_pretty(value)?)
+    }
+
+    /// Something the user should know.
+    pub(crate) fn note(self, text: &str) {
+        if !self.quiet {
+            eprintln!("note: {text}");
+        }
+    }
+
+    /// Something that may not be what the user wants.
+    pub(crate) fn warn(self, text: &str) {
+        if !self.quiet {
+            eprintln!("warning: {text}");
+        }
+    }
+
+    /// Why the command could not run.
+    pub(crate) fn error(self, err: &anyhow::Error) {
+        eprintln!("onnxfix: {err:#}");
+    }
+}
+
+/// Whether an error only says that nobody reads our output any more.
+pub(crate) fn is_broken_pipe(err: &anyhow::Error) -> bool {
+    err.chain().any(|e| e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
+}

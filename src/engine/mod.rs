@@ -1,0 +1,223 @@
+//! The CPU engine: runs whole ONNX models with tract.
+//!
+//! The engine is the judge of what the passes did, so it shares nothing with them. It decodes the file with tract's own
+//! reader, its operators and shape inference are tract's, and no code of `onnxfix-ir` evaluates anything here; only the
+//! tensors that go in and come out are of that crate. What is done to a model before tract sees it is little and listed
+//! in `read`: calls of the model's own functions are replaced by their bodies.
+//!
+//! tract's graph optimiser is not used. Choosing kernels ([`Lowering::Kernels`]) brings all of the speed on transformer
+//! models, while the rewrites before it fail on some valid graphs (a strided Slice behind a Reshape) and are one more
+//! thing that could be wrong. [`Lowering::Plain`] does not even choose kernels: slower, and a second opinion.
+
+mod error;
+mod read;
+mod tensor;
+#[cfg(test)]
+mod tests;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+
+use onnxfix_ir::{DataType, Tensor};
+use tract_onnx::prelude::{Framework, InferenceModelExt, TVec, TValue, Tensor as TractTensor, TypedModel};
+use tract_onnx::tract_hir::internal::{InferenceFact, TypedRunnableModel};
+
+pub use error::{EngineError, Missing};
+
+/// Where a model is.
+#[derive(Debug, Clone, Copy)]
+pub enum Source<'a> {
+    /// An ONNX file. External data are looked for in its folder, as the format says.
+    File(&'a Path),
+    /// The bytes of an ONNX file without external data.
+    Bytes(&'a [u8]),
+}
+
+/// Element type and dimensions that an input has in one plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InputSpec {
+    /// Name of the input.
+    pub name: String,
+    /// Type of the elements.
+    pub dtype: DataType,
+    /// Dimensions. They override what the file declares, symbols and numbers alike.
+    pub dims: Vec<i64>,
+}
+
+/// An output of a plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutputSpec {
+    /// Name of the output.
+    pub name: String,
+    /// Type of the elements.
+    pub dtype: DataType,
+}
+
+/// How far the model is prepared for speed before it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Lowering {
+    /// Matrix products and the like go to the machine's kernels. Falls back to [`Lowering::Plain`] by itself.
+    #[default]
+    Kernels,
+    /// Every operator runs as it was read.
+    Plain,
+}
+
+/// What to load.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// Where the model is.
+    pub source: Source<'a>,
+    /// Every input of the model, in the order in which [`Engine::run`] gets them.
+    pub inputs: &'a [InputSpec],
+    /// Values to return instead of the model's outputs; empty for the outputs. What they do not need is not computed.
+    pub outputs: &'a [String],
+    /// How far to prepare.
+    pub lowering: Lowering,
+}
+
+/// A model ready to run with inputs of one shape.
+///
+/// Several threads may run one engine at the same time; every run has its own state.
+pub struct Engine {
+    plan: Arc<TypedRunnableModel>,
+    inputs: Vec<InputSpec>,
+    /// For every input of the plan, its position in `inputs`.
+    order: Vec<usize>,
+    outputs: Vec<OutputSpec>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("inputs", &self.inputs).field("outputs", &self.outputs).finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Reads a model and prepares it for inputs of these types and dimensions.
+    ///
+    /// # Errors
+    /// When the file cannot be read, an input is wrong or missing, or tract lacks an operator or refuses the model.
+    pub fn load(request: &Request<'_>) -> Result<Engine, EngineError> {
+        guarded(|| load(request))
+    }
+
+    /// The inputs in the order of [`Engine::run`].
+    #[must_use]
+    pub fn inputs(&self) -> &[InputSpec] {
+        &self.inputs
+    }
+
+    /// The outputs in the order of [`Engine::run`].
+    #[must_use]
+    pub fn outputs(&self) -> &[OutputSpec] {
+        &self.outputs
+    }
+
+    /// Runs the model once.
+    ///
+    /// # Errors
+    /// When an input has another type or other dimensions than the plan, or tract cannot run a node.
+    pub fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>, EngineError> {
+        if inputs.len() != self.inputs.len() {
+            return Err(EngineError::Count { want: self.inputs.len(), have: inputs.len() });
+        }
+        for (spec, tensor) in self.inputs.iter().zip(inputs) {
+            if spec.dtype != tensor.dtype || spec.dims != tensor.dims {
+                return Err(EngineError::Feed {
+                    name: spec.name.clone(),
+                    want: (spec.dtype, spec.dims.clone()),
+                    have: (tensor.dtype, tensor.dims.clone()),
+                });
+            }
+        }
+        guarded(|| {
+            let mut feeds: TVec<TValue> = TVec::new();
+            for &at in &self.order {
+                feeds.push(tensor::to_tract(&inputs[at])?.into());
+            }
+            let values = self.plan.run(feeds).map_err(|e| EngineError::refused("run", &e))?;
+            values.iter().map(|value| tensor::from_tract(value)).collect()
+        })
+    }
+}
+
+/// tract is a large body of code with assertions of its own: one that fails must become an error, not end the program.
+fn guarded<T>(work: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let message = panic.downcast_ref::<String>().map(String::as_str);
+        let message = message.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        Err(EngineError::Panic { message: message.to_owned() })
+    })
+}
+
+fn load(request: &Request<'_>) -> Result<Engine, EngineError> {
+    // Shapes written in the file are claims of its exporter, and stale ones are common. Inference finds the real ones.
+    let onnx = tract_onnx::onnx().with_ignore_output_shapes(true).with_ignore_value_info(true);
+    let (mut proto, folder) = read::decode(&onnx, request.source)?;
+    read::prepare(&onnx, &mut proto)?;
+    let names: Vec<String> = match (&proto.graph, request.outputs) {
+        (Some(graph), []) => graph.output.iter().map(|o| o.name.clone()).collect(),
+        (_, asked) => asked.to_vec(),
+    };
+    let parsed = onnx.parse(&proto, folder.as_deref()).map_err(|e| EngineError::refused("read", &e))?;
+    drop(proto);
+    if let Some(name) = parsed.unresolved_inputs.first() {
+        return Err(EngineError::Undefined { name: name.clone() });
+    }
+    let mut model = parsed.model;
+    let refused = |e| EngineError::refused("prepare", &e);
+
+    let sources = model.input_outlets().map_err(refused)?.to_vec();
+    let mut order = Vec::with_capacity(sources.len());
+    for (slot, source) in sources.iter().enumerate() {
+        let name = &model.node(source.node).name;
+        let Some(at) = request.inputs.iter().position(|spec| spec.name == *name) else {
+            return Err(EngineError::NotFed { name: name.clone() });
+        };
+        let spec = &request.inputs[at];
+        let fact = InferenceFact::dt_shape(tensor::to_datum_type(spec.dtype)?, tensor::to_shape(&spec.dims)?);
+        model.set_input_fact(slot, fact).map_err(refused)?;
+        order.push(at);
+    }
+    if let Some(extra) = (0..request.inputs.len()).find(|at| !order.contains(at)) {
+        return Err(EngineError::NoSuchInput { name: request.inputs[extra].name.clone() });
+    }
+    if !request.outputs.is_empty() {
+        let mut outlets = Vec::with_capacity(names.len());
+        for name in &names {
+            let outlet = parsed.outlets_by_name.get(name);
+            outlets.push(*outlet.ok_or_else(|| EngineError::Undefined { name: name.clone() })?);
+        }
+        model.select_output_outlets(&outlets).map_err(refused)?;
+    }
+    for slot in 0..names.len() {
+        model.set_output_fact(slot, InferenceFact::default()).map_err(refused)?;
+    }
+
+    let typed = model.into_typed().map_err(refused)?;
+    let plan = match request.lowering {
+        Lowering::Plain => plan(typed),
+        Lowering::Kernels => {
+            let mut lowered = typed.clone();
+            match lowered.optimize().and_then(|()| lowered.into_runnable()) {
+                Ok(runnable) => Ok(runnable),
+                Err(error) => {
+                    tracing::debug!("tract chose no kernels: {error:#}");
+                    plan(typed)
+                }
+            }
+        }
+    }?;
+    let mut outputs = Vec::with_capacity(names.len());
+    for (slot, name) in names.into_iter().enumerate() {
+        let fact = plan.model().output_fact(slot).map_err(refused)?;
+        outputs.push(OutputSpec { name, dtype: tensor::from_datum_type(fact.datum_type)? });
+    }
+    Ok(Engine { plan, inputs: request.inputs.to_vec(), order, outputs })
+}
+
+fn plan(model: TypedModel) -> Result<Arc<TypedRunnableModel>, EngineError> {
+    model.into_runnable().map_err(|e| EngineError::refused("prepare", &e))
+}

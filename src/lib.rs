@@ -1,0 +1,9 @@
+//! The `onnxfix` program: the only place that reads and writes files, starts processes and prints.
+
+pub mod cli;
+pub mod engine;
+pub mod record;
+pub mod report;
+pub mod source;
+pub mod target;
+pub mod verify;
