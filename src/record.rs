@@ -59,12 +59,18 @@ impl Record {
     /// # Errors
     /// When one of the folders cannot be found.
     pub fn moved(mut self, from: &Path, to: &Path) -> Result<Record> {
-        let source = folder(from).join(&self.path);
+        let source = self.source(from);
         // A source that is gone has no other path to offer.
         if source.exists() {
             self.path = relative(&source, folder(to))?;
         }
         Ok(self)
+    }
+
+    /// Where the source is, seen from the optimized model at `optimized`.
+    #[must_use]
+    pub fn source(&self, optimized: &Path) -> PathBuf {
+        folder(optimized).join(&self.path)
     }
 
     /// Writes the record into a model, in place of an older one.

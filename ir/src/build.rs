@@ -11,16 +11,23 @@ use bytes::Bytes;
 use crate::external::DataFiles;
 use crate::load::{LoadError, LoadOptions, LoadWarning, Loaded};
 use crate::place::Place;
-use crate::proto::{self, AttributeProto, GraphProto, ModelProto, NodeProto, StringStringEntryProto, TensorProto};
+use crate::proto::{
+    self, AttributeProto, GraphProto, ModelProto, NodeProto, StringStringEntryProto, TensorProto,
+};
 use crate::sort::sort;
 use crate::store::{type_to_proto, value_to_proto};
 use crate::{
-    Attr, AttrValue, Attrs, DataType, Def, Dim, External, Function, GraphId, Header, Model, Name, NewNode, NodeId, Op,
-    Opset, Shape, SideTable, Tensor, TensorData, TensorType, Type, Use, Value, ValueId,
+    Attr, AttrValue, Attrs, DataType, Def, Dim, External, Function, GraphId, Header, Model, Name,
+    NewNode, NodeId, Op, Opset, Shape, SideTable, Tensor, TensorData, TensorType, Type, Use, Value,
+    ValueId,
 };
 
 /// Makes a model of its messages.
-pub(crate) fn build(proto: ModelProto, files: DataFiles, options: &LoadOptions) -> Result<Loaded, LoadError> {
+pub(crate) fn build(
+    proto: ModelProto,
+    files: DataFiles,
+    options: &LoadOptions,
+) -> Result<Loaded, LoadError> {
     let mut builder = Builder {
         model: Model::new(),
         warnings: Vec::new(),
@@ -66,7 +73,8 @@ impl Builder {
         };
         self.model.opsets = opsets(proto.opset_import);
         let root = self.model.root();
-        let graph = proto.graph.ok_or_else(|| LoadError::NotOnnx { why: "it has no graph".to_owned() })?;
+        let graph =
+            proto.graph.ok_or_else(|| LoadError::NotOnnx { why: "it has no graph".to_owned() })?;
         self.graph(root, graph)?;
         for function in proto.functions {
             self.function(function)?;
@@ -117,19 +125,21 @@ impl Builder {
         self.scopes.push(HashMap::new());
         self.initializers(graph, proto.initializer, proto.sparse_initializer)?;
         self.inputs(graph, proto.input, is_function)?;
-        let pending =
-            proto.node.into_iter().map(|node| self.node(graph, node)).collect::<Result<Vec<_>, _>>()?;
+        let pending = proto
+            .node
+            .into_iter()
+            .map(|node| self.node(graph, node))
+            .collect::<Result<Vec<_>, _>>()?;
 
         for Pending { node, inputs, attributes } in pending {
-            for (slot, name) in inputs.into_iter().enumerate() {
-                let use_ = Use::Input { node, slot: slot as u32 };
+            for (slot, name) in (0u32..).zip(inputs) {
+                let use_ = Use::Input { node, slot };
                 let value = if name.is_empty() { None } else { Some(self.resolve(use_, name)?) };
                 self.model.attach_input(node, value);
             }
             *self.model.node_mut(node).attrs() = self.attributes(Some(node), graph, attributes)?;
         }
-        for info in proto.output {
-            let slot = self.model[graph].outputs().len() as u32;
+        for (slot, info) in (0u32..).zip(proto.output) {
             let use_ = Use::Output { graph, slot };
             let name = required(info.name.clone(), || Place::reader(&self.model, use_), "name")?;
             let value = self.resolve(use_, name.as_str().to_owned())?;
@@ -156,7 +166,9 @@ impl Builder {
                 self.warnings.push(LoadWarning::Sorted { graph: Place::graph(&self.model, graph) });
                 Ok(())
             }
-            Err(source) => Err(LoadError::Cycle { graph: Place::graph(&self.model, graph), source }),
+            Err(source) => {
+                Err(LoadError::Cycle { graph: Place::graph(&self.model, graph), source })
+            }
         }
     }
 
@@ -179,7 +191,8 @@ impl Builder {
             let name = tensor.values.as_ref().and_then(|v| v.name.clone());
             let name = required(name, place, "name")?;
             let code = tensor.values.as_ref().and_then(|v| v.data_type).unwrap_or(0);
-            let dtype = DataType::from_code(code).ok_or_else(|| LoadError::ElementType { at: place(), code })?;
+            let dtype = DataType::from_code(code)
+                .ok_or_else(|| LoadError::ElementType { at: place(), code })?;
             let ty = Type::Sparse(TensorType::new(dtype, Shape::fixed(&tensor.dims)));
             let value = self.model.add_missing(graph, name);
             self.model.define(value, Def::Sparse(Arc::new(tensor)));
@@ -201,7 +214,9 @@ impl Builder {
             let name = required(info.name.clone(), place, "name")?;
             let bound = self.scopes.last().and_then(|scope| scope.get(&name)).copied();
             let value = match bound {
-                Some(value) if self.model[value].tensor().is_some() && !self.model.is_input(value) => {
+                Some(value)
+                    if self.model[value].tensor().is_some() && !self.model.is_input(value) =>
+                {
                     self.model.list_input(graph, value);
                     both += 1;
                     value
@@ -227,7 +242,8 @@ impl Builder {
     /// Makes a node with its outputs; inputs and attributes come when all names are known.
     fn node(&mut self, graph: GraphId, proto: NodeProto) -> Result<Pending, LoadError> {
         let place = || {
-            let name = proto.name.as_deref().or(proto.output.first().map(String::as_str)).unwrap_or("");
+            let name =
+                proto.name.as_deref().or(proto.output.first().map(String::as_str)).unwrap_or("");
             Place::graph(&self.model, graph).then(format!("node {name:?}"))
         };
         let op_type = required(proto.op_type.clone(), place, "operator type")?;
@@ -289,7 +305,10 @@ impl Builder {
         if self.declared.insert(value, ()).is_some() {
             if value_to_proto(&self.model, value) != info {
                 let name = self.model[value].name().clone();
-                self.warnings.push(LoadWarning::Redeclared { graph: Place::graph(&self.model, graph), value: name });
+                self.warnings.push(LoadWarning::Redeclared {
+                    graph: Place::graph(&self.model, graph),
+                    value: name,
+                });
             }
             return;
         }
@@ -335,10 +354,17 @@ impl Builder {
             None => present.first().copied().unwrap_or(0),
         };
         if let Some(of) = proto.ref_attr_name.take().filter(|of| !of.is_empty()) {
-            return Ok(Attr { name, value: AttrValue::Ref(of.into(), proto.r#type.unwrap_or(0)), doc_string });
+            return Ok(Attr {
+                name,
+                value: AttrValue::Ref(of.into(), proto.r#type.unwrap_or(0)),
+                doc_string,
+            });
         }
         if present.iter().any(|&other| other != code) {
-            self.warnings.push(LoadWarning::AttributeValues { node: holder(&self.model), attribute: name.clone() });
+            self.warnings.push(LoadWarning::AttributeValues {
+                node: holder(&self.model),
+                attribute: name.clone(),
+            });
         }
         let no_value = |model: &Model| LoadError::Absent { at: at(model), what: "value" };
         // Some writers leave out numbers that are 0 and strings that are empty.
@@ -359,14 +385,17 @@ impl Builder {
             8 => AttrValue::Strings(proto.strings),
             9 => {
                 let at = at(&self.model);
-                let tensors = proto.tensors.into_iter().map(|t| Ok(Arc::new(self.tensor(t, at.clone())?)));
+                let tensors =
+                    proto.tensors.into_iter().map(|t| Ok(Arc::new(self.tensor(t, at.clone())?)));
                 AttrValue::Tensors(tensors.collect::<Result<_, LoadError>>()?)
             }
             10 => {
                 let bodies = proto.graphs.into_iter().map(|body| self.body(node, body));
                 AttrValue::Graphs(bodies.collect::<Result<_, _>>()?)
             }
-            11 => AttrValue::Sparse(Box::new(proto.sparse_tensor.ok_or_else(|| no_value(&self.model))?)),
+            11 => AttrValue::Sparse(Box::new(
+                proto.sparse_tensor.ok_or_else(|| no_value(&self.model))?,
+            )),
             12 => AttrValue::Sparses(proto.sparse_tensors),
             13 => AttrValue::Type(proto.tp.ok_or_else(|| no_value(&self.model))?),
             14 => AttrValue::Types(proto.type_protos),
@@ -390,8 +419,10 @@ impl Builder {
         let Some(dtype) = DataType::from_code(code) else {
             return Err(LoadError::ElementType { at, code });
         };
-        let mut tensor = Tensor { dtype, dims: proto.dims, data: TensorData::Raw(Bytes::new()), extra: None };
-        let elements = tensor.len().map_err(|source| LoadError::Tensor { at: at.clone(), source })?;
+        let mut tensor =
+            Tensor { dtype, dims: proto.dims, data: TensorData::Raw(Bytes::new()), extra: None };
+        let elements =
+            tensor.len().map_err(|source| LoadError::Tensor { at: at.clone(), source })?;
 
         let mut fields: Vec<(&'static str, TensorData)> = Vec::new();
         if let Some(raw) = proto.raw_data {
@@ -426,14 +457,23 @@ impl Builder {
             } else {
                 None
             };
-            fields.push(("external_data", TensorData::External(Arc::new(External { entries, bytes }))));
+            fields.push((
+                "external_data",
+                TensorData::External(Arc::new(External { entries, bytes })),
+            ));
         }
         let absent_data = fields.is_empty() && dtype != DataType::String;
         match fields.len() {
             0 if dtype == DataType::String => tensor.data = TensorData::String(Arc::new([])),
             0 => {}
             1 => tensor.data = fields.remove(0).1,
-            _ => return Err(LoadError::TensorFields { at, first: fields[0].0, second: fields[1].0 }),
+            _ => {
+                return Err(LoadError::TensorFields {
+                    at,
+                    first: fields[0].0,
+                    second: fields[1].0,
+                });
+            }
         }
         tensor.check().map_err(|source| LoadError::Tensor { at, source })?;
 
@@ -455,7 +495,8 @@ impl Builder {
     /// Renames values of bodies that have the name of a value around them: it would be taken for that one as soon as
     /// a node of the body reads that one.
     fn rename_hidden(&mut self) {
-        let bodies: Vec<GraphId> = self.model.graphs().filter(|&g| self.model[g].owner().is_some()).collect();
+        let bodies: Vec<GraphId> =
+            self.model.graphs().filter(|&g| self.model[g].owner().is_some()).collect();
         if bodies.is_empty() {
             return;
         }
@@ -465,11 +506,18 @@ impl Builder {
             names.entry(value.name().clone()).or_default().push(value.graph());
         }
         let is_hiding = |value: &Value| {
-            let around = |&other: &GraphId| other != value.graph() && self.model.is_within(value.graph(), other);
+            let around = |&other: &GraphId| {
+                other != value.graph() && self.model.is_within(value.graph(), other)
+            };
             names.get(value.name()).is_some_and(|graphs| graphs.iter().any(around))
         };
-        let hiding: Vec<ValueId> =
-            self.model.all_values().filter(defined).filter(|(_, v)| is_hiding(v)).map(|(id, _)| id).collect();
+        let hiding: Vec<ValueId> = self
+            .model
+            .all_values()
+            .filter(defined)
+            .filter(|(_, v)| is_hiding(v))
+            .map(|(id, _)| id)
+            .collect();
         for value in hiding {
             let old = self.model[value].name().clone();
             let new = self.model.fresh_name(&old);
@@ -496,7 +544,10 @@ fn entries(props: Vec<StringStringEntryProto>) -> Vec<(String, String)> {
 }
 
 fn opsets(imports: Vec<proto::OperatorSetIdProto>) -> Vec<Opset> {
-    imports.into_iter().map(|o| Opset { domain: o.domain.map(Name::from), version: o.version }).collect()
+    imports
+        .into_iter()
+        .map(|o| Opset { domain: o.domain.map(Name::from), version: o.version })
+        .collect()
 }
 
 /// Codes of the types whose fields hold something.
@@ -548,7 +599,9 @@ fn shape_from_proto(proto: &proto::TensorShapeProto) -> Shape {
     let dim = |d: &proto::Dimension| match &d.value {
         // Writers say "not known" in several ways.
         Some(proto::DimensionValue::DimValue(n)) if *n >= 0 => Dim::Fixed(*n),
-        Some(proto::DimensionValue::DimParam(name)) if !name.is_empty() => Dim::Symbol(name.as_str().into()),
+        Some(proto::DimensionValue::DimParam(name)) if !name.is_empty() => {
+            Dim::Symbol(name.as_str().into())
+        }
         _ => Dim::Unknown,
     };
     proto.dim.iter().map(dim).collect()

@@ -88,13 +88,20 @@ impl DataFiles {
     }
 
     /// The bytes that these entries point to; `need` is how many the tensor has if the entries do not say.
-    pub(crate) fn bytes(&mut self, entries: &[(String, String)], need: u64) -> Result<Bytes, ExternalError> {
+    pub(crate) fn bytes(
+        &mut self,
+        entries: &[(String, String)],
+        need: u64,
+    ) -> Result<Bytes, ExternalError> {
         let entry = |key: &str| entries.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
         let number = |key: &'static str| match entry(key) {
             None => Ok(None),
-            Some(v) => v.parse().map(Some).map_err(|_| ExternalError::Number { key, value: v.to_owned() }),
+            Some(v) => {
+                v.parse().map(Some).map_err(|_| ExternalError::Number { key, value: v.to_owned() })
+            }
         };
-        let location = entry("location").filter(|l| !l.is_empty()).ok_or(ExternalError::NoLocation)?;
+        let location =
+            entry("location").filter(|l| !l.is_empty()).ok_or(ExternalError::NoLocation)?;
         let (offset, length) = (number("offset")?.unwrap_or(0), number("length")?.unwrap_or(need));
         let (bytes, path) = self.file(location)?;
         let size = bytes.len() as u64;
@@ -104,11 +111,20 @@ impl DataFiles {
         Ok(bytes.slice(at(offset)?..at(end)?))
     }
 
+    /// Size of the file at a location.
+    pub(crate) fn size(&self, location: &str) -> Result<u64, ExternalError> {
+        let path = self.resolve(location)?;
+        match std::fs::metadata(&path) {
+            Ok(metadata) => Ok(metadata.len()),
+            Err(source) => Err(ExternalError::Io { path, source }),
+        }
+    }
+
     fn file(&mut self, location: &str) -> Result<&(Bytes, PathBuf), ExternalError> {
         if !self.open.contains_key(location) {
             let path = self.resolve(location)?;
-            let (bytes, source) =
-                map::map(&path).map_err(|source| ExternalError::Io { path: path.clone(), source })?;
+            let (bytes, source) = map::map(&path)
+                .map_err(|source| ExternalError::Io { path: path.clone(), source })?;
             self.sources.push(source);
             self.open.insert(location.to_owned(), (bytes, path));
         }
@@ -126,8 +142,9 @@ impl DataFiles {
             return Err(outside());
         }
         let path = dir.join(location);
-        let real =
-            path.canonicalize().map_err(|source| ExternalError::Io { path: path.clone(), source })?;
+        let real = path
+            .canonicalize()
+            .map_err(|source| ExternalError::Io { path: path.clone(), source })?;
         if self.allowed.iter().any(|dir| real.starts_with(dir)) { Ok(path) } else { Err(outside()) }
     }
 }

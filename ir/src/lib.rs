@@ -6,8 +6,10 @@
 
 mod attr;
 mod build;
+mod check;
 mod edit;
 mod external;
+mod hash;
 pub mod id;
 pub mod infer;
 mod load;
@@ -17,17 +19,21 @@ mod name;
 pub mod op;
 mod place;
 pub mod proto;
+mod rope;
 mod sort;
 mod store;
 mod tensor;
 pub mod text;
 mod types;
+mod view;
 mod wire;
 
 pub use attr::{Attr, AttrValue, Attrs};
 pub use build::type_from_proto;
+pub use check::{Broken, Violation, check};
 pub use edit::{GraphMut, NewNode, NodeMut};
 pub use external::ExternalError;
+pub use hash::content_hash;
 pub use id::{Arena, Id, SideTable};
 pub use load::{LoadError, LoadOptions, LoadWarning, Loaded, from_bytes, from_proto, load};
 pub use map::Source;
@@ -36,7 +42,8 @@ pub use name::Name;
 pub use place::Place;
 pub use sort::{Cycle, sort};
 pub use store::{
-    StoreError, StoreOptions, Stored, store, to_proto, type_to_proto, value_to_proto, write_to,
+    ExternalData, StoreError, StoreOptions, Stored, store, to_proto, type_to_proto, value_to_proto, write_to,
 };
 pub use tensor::{Element, External, Tensor, TensorData, TensorError, TensorExtra};
 pub use types::{DataType, Dim, Shape, TensorType, Type};
+pub use view::{View, Visited};

@@ -61,7 +61,9 @@ pub enum LoadWarning {
         count: usize,
     },
     /// A field that the program does not know was dropped.
-    #[error("dropped field {field} of {message}, which is unknown here: {count} times, first at {at}")]
+    #[error(
+        "dropped field {field} of {message}, which is unknown here: {count} times, first at {at}"
+    )]
     UnknownField {
         /// Type of the message that has the field.
         message: &'static str,
@@ -91,7 +93,9 @@ pub enum LoadWarning {
         new: Name,
     },
     /// An attribute has values besides the one that its type names.
-    #[error("{node}: attribute {attribute:?} has more than one value; the one of its type was kept")]
+    #[error(
+        "{node}: attribute {attribute:?} has more than one value; the one of its type was kept"
+    )]
     AttributeValues {
         /// The node.
         node: Place,
@@ -143,7 +147,9 @@ pub enum LoadError {
         why: String,
     },
     /// A message has a field that the program does not know, and that the stored model would lack.
-    #[error("field {field} of {message} is unknown, in {at}; --drop-unknown leaves such fields out")]
+    #[error(
+        "field {field} of {message} is unknown, in {at}; --drop-unknown leaves such fields out"
+    )]
     UnknownField {
         /// Type of the message.
         message: &'static str,
@@ -246,11 +252,7 @@ pub enum LoadError {
 /// # Errors
 /// When there is no model, or the model contradicts itself.
 pub fn load(path: &Path, options: &LoadOptions) -> Result<Loaded, LoadError> {
-    let (bytes, source) = map::map(path).map_err(|err| match err.kind() {
-        io::ErrorKind::NotFound => LoadError::Missing,
-        io::ErrorKind::IsADirectory => LoadError::Directory,
-        _ => LoadError::Io(err),
-    })?;
+    let (bytes, source) = map_file(path)?;
     let mut loaded = read(bytes, DataFiles::beside(path), options)?;
     loaded.sources.insert(0, source);
     Ok(loaded)
@@ -260,7 +262,11 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Loaded, LoadError> {
 ///
 /// # Errors
 /// As [`load`].
-pub fn from_bytes(bytes: Bytes, dir: Option<&Path>, options: &LoadOptions) -> Result<Loaded, LoadError> {
+pub fn from_bytes(
+    bytes: Bytes,
+    dir: Option<&Path>,
+    options: &LoadOptions,
+) -> Result<Loaded, LoadError> {
     read(bytes, dir.map(DataFiles::within).unwrap_or_default(), options)
 }
 
@@ -268,7 +274,11 @@ pub fn from_bytes(bytes: Bytes, dir: Option<&Path>, options: &LoadOptions) -> Re
 ///
 /// # Errors
 /// As [`load`].
-pub fn from_proto(proto: ModelProto, dir: Option<&Path>, options: &LoadOptions) -> Result<Loaded, LoadError> {
+pub fn from_proto(
+    proto: ModelProto,
+    dir: Option<&Path>,
+    options: &LoadOptions,
+) -> Result<Loaded, LoadError> {
     build(proto, dir.map(DataFiles::within).unwrap_or_default(), options)
 }
 
@@ -301,9 +311,26 @@ fn unknown_fields(bytes: &[u8], drop: bool) -> Result<Vec<LoadWarning>, LoadErro
     });
     match walked {
         Ok(()) => Ok(dropped),
-        Err(WireError::Stopped(err)) => Err(err),
-        Err(WireError::Ends { path, missing }) => Err(LoadError::Ends { path, size: bytes.len(), missing }),
-        Err(WireError::Malformed { path, at, why }) => Err(LoadError::Malformed { path, at, why }),
-        Err(WireError::TooDeep { path }) => Err(LoadError::TooDeep { path }),
+        Err(err) => Err(wire_error(err, bytes.len())),
+    }
+}
+
+/// Maps a file.
+pub(crate) fn map_file(path: &Path) -> Result<(Bytes, Source), LoadError> {
+    let (bytes, source) = map::map(path).map_err(|err| match err.kind() {
+        io::ErrorKind::NotFound => LoadError::Missing,
+        io::ErrorKind::IsADirectory => LoadError::Directory,
+        _ => LoadError::Io(err),
+    })?;
+    if bytes.is_empty() { Err(LoadError::Empty) } else { Ok((bytes, source)) }
+}
+
+/// The error of a walk through a file of that size.
+pub(crate) fn wire_error(err: WireError<LoadError>, size: usize) -> LoadError {
+    match err {
+        WireError::Stopped(err) => err,
+        WireError::Ends { path, missing } => LoadError::Ends { path, size, missing },
+        WireError::Malformed { path, at, why } => LoadError::Malformed { path, at, why },
+        WireError::TooDeep { path } => LoadError::TooDeep { path },
     }
 }

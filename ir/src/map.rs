@@ -1,8 +1,9 @@
 //! Files mapped into memory: the only place of the crate with unsafe code.
 
 use std::fs::{File, Metadata};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -25,7 +26,11 @@ pub struct Source {
 
 impl Source {
     fn new(path: &Path, metadata: &Metadata) -> Source {
-        Source { path: path.to_path_buf(), size: metadata.len(), modified: metadata.modified().ok() }
+        Source {
+            path: path.to_path_buf(),
+            size: metadata.len(),
+            modified: metadata.modified().ok(),
+        }
     }
 
     /// Whether size and time of the last change are still the same.
@@ -36,6 +41,38 @@ impl Source {
         let now = std::fs::metadata(&self.path)?;
         Ok(*self == Source::new(&self.path, &now))
     }
+}
+
+/// A file that is mapped, as long as anything of it is in use.
+struct Mapped {
+    map: Mmap,
+    /// Locked while it is read: it has one position.
+    file: Mutex<File>,
+}
+
+impl Mapped {
+    /// Where in the file these bytes are, if they are a part of it.
+    fn offset(&self, bytes: &[u8]) -> Option<usize> {
+        let offset = bytes.as_ptr().addr().checked_sub(self.map.as_ptr().addr())?;
+        (offset + bytes.len() <= self.map.len()).then_some(offset)
+    }
+}
+
+/// Lets `Bytes` own a mapping.
+struct Owner(Arc<Mapped>);
+
+impl AsRef<[u8]> for Owner {
+    fn as_ref(&self) -> &[u8] {
+        &self.0.map
+    }
+}
+
+/// The mapped files in use.
+static MAPPED: Mutex<Vec<Weak<Mapped>>> = Mutex::new(Vec::new());
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is behind the locks is whole at any time, whoever panicked.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Maps a file, so that reading it costs nothing before its bytes are used.
@@ -62,5 +99,28 @@ pub(crate) fn map(path: &Path) -> io::Result<(Bytes, Source)> {
     // changes values we compute with, and one that truncates it makes the system stop us with SIGBUS; neither is
     // worse than what it could do to a file we read. `Source::is_unchanged` tells about the former.
     let map = unsafe { Mmap::map(&file) }?;
-    Ok((Bytes::from_owner(map), source))
+    let mapped = Arc::new(Mapped { map, file: Mutex::new(file) });
+    let mut all = lock(&MAPPED);
+    all.retain(|old| old.strong_count() > 0);
+    all.push(Arc::downgrade(&mapped));
+    Ok((Bytes::from_owner(Owner(mapped)), source))
+}
+
+/// Copies bytes that are a view of a mapped file from that file to another one, which takes no memory and, where the
+/// system copies by itself, less time. False when they are no such view, and nothing was written.
+pub(crate) fn copy_from_source(bytes: &Bytes, out: &mut File) -> io::Result<bool> {
+    let find = |mapped: &Weak<Mapped>| {
+        let mapped = mapped.upgrade()?;
+        let offset = mapped.offset(bytes)?;
+        Some((mapped, offset))
+    };
+    let Some((mapped, offset)) = lock(&MAPPED).iter().find_map(find) else { return Ok(false) };
+    let mut file = lock(&mapped.file);
+    file.seek(SeekFrom::Start(offset as u64))?;
+    let copied = io::copy(&mut (&mut *file).take(bytes.len() as u64), out)?;
+    // Somebody truncated the source.
+    if copied < bytes.len() as u64 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(true)
 }

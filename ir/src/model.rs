@@ -300,7 +300,7 @@ pub enum Def {
 }
 
 /// Where a value is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Use {
     /// Input `slot` of a node, maybe in a body.
     Input {
@@ -530,6 +530,15 @@ impl Model {
                 None => return false,
             }
         }
+    }
+
+    /// The node of `graph` that is `node`, or in whose bodies it is.
+    #[must_use]
+    pub fn ancestor_in(&self, mut node: NodeId, graph: GraphId) -> Option<NodeId> {
+        while self.nodes[node].graph != graph {
+            node = self.graphs[self.nodes[node].graph].owner?;
+        }
+        Some(node)
     }
 
     /// How messages call a node: its name, or its operator and first output.

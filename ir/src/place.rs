@@ -26,7 +26,11 @@ impl Place {
             };
             return Place { path: vec![what] };
         };
-        let attr = model[owner].attrs.graphs().find(|&(_, body)| body == graph).map(|(attr, _)| attr.as_str());
+        let attr = model[owner]
+            .attrs
+            .graphs()
+            .find(|&(_, body)| body == graph)
+            .map(|(attr, _)| attr.as_str());
         Place::node(model, owner).then(attr.unwrap_or(if name.is_empty() { "body" } else { name }))
     }
 
@@ -41,7 +45,9 @@ impl Place {
     pub fn reader(model: &Model, use_: Use) -> Place {
         match use_ {
             Use::Input { node, slot } => Place::node(model, node).then(format!("input {slot}")),
-            Use::Output { graph, slot } => Place::graph(model, graph).then(format!("output {slot}")),
+            Use::Output { graph, slot } => {
+                Place::graph(model, graph).then(format!("output {slot}"))
+            }
         }
     }
 

@@ -40,7 +40,9 @@ pub fn sort(model: &mut Model, graph: GraphId) -> Result<bool, Cycle> {
         .iter()
         .map(|&node| {
             let mut needs = Vec::new();
-            producers(model, graph, node, &mut |producer| needs.extend(position.get(producer).copied()));
+            producers(model, graph, node, &mut |producer| {
+                needs.extend(position.get(producer).copied());
+            });
             needs
         })
         .collect();
@@ -75,7 +77,12 @@ pub fn sort(model: &mut Model, graph: GraphId) -> Result<bool, Cycle> {
 }
 
 /// Calls `found` with every node of `graph` that makes what `node` or one of its bodies reads.
-pub(crate) fn producers(model: &Model, graph: GraphId, node: NodeId, found: &mut impl FnMut(NodeId)) {
+pub(crate) fn producers(
+    model: &Model,
+    graph: GraphId,
+    node: NodeId,
+    found: &mut impl FnMut(NodeId),
+) {
     let mut read = |value: ValueId| {
         if let Def::Node { node, .. } = model[value].def
             && model[node].graph == graph

@@ -258,12 +258,12 @@ impl Tensor {
         };
         // Typed fields count elements; the message counts bytes, so both sides are scaled alike.
         let scaled = |have: usize, per: u64| {
-            let need_elements = n * per;
+            let need_elements = n.saturating_mul(per);
             if have as u64 == need_elements {
                 Ok(())
             } else {
                 let size = dtype.bits().max(8) / 8;
-                Err(TensorError::Length { dtype, have: have as u64 * size, need: need_elements * size })
+                Err(TensorError::Length { dtype, have: have as u64 * size, need: need_elements.saturating_mul(size) })
             }
         };
         let wrong_field = || Err(TensorError::Length { dtype, have: 0, need: need.clone().unwrap_or(0) });

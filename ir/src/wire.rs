@@ -80,6 +80,8 @@ pub(crate) enum Event<'a> {
     Unknown { message: &'static str, field: u32, at: &'a dyn Fn() -> String },
     /// Elements of a tensor: the bytes of `raw_data` or of packed numbers.
     Payload { start: usize, end: usize },
+    /// An entry of `external_data` of a tensor.
+    ExternalEntry { start: usize, end: usize },
 }
 
 /// Why the bytes are no messages of a model.
@@ -100,7 +102,12 @@ pub(crate) fn walk<E>(
     bytes: &[u8],
     visit: &mut dyn FnMut(Event<'_>) -> Result<(), E>,
 ) -> Result<(), WireError<E>> {
-    let mut walker = Walker { bytes, visit, trail: Trail { bytes, steps: Vec::new() }, tensor: message("TensorProto") };
+    let mut walker = Walker {
+        bytes,
+        visit,
+        trail: Trail { bytes, steps: Vec::new() },
+        tensor: message("TensorProto"),
+    };
     walker.message(message("ModelProto"), 0, u64::MAX).map(|_| ())
 }
 
@@ -136,7 +143,11 @@ pub(crate) fn recognise(bytes: &[u8]) -> Result<(), String> {
         }
     }
     // Operator sets are imported since version 3 of the format.
-    let needed: &[_] = if ir_version < 3 { &["ir_version", "graph"] } else { &["ir_version", "graph", "opset_import"] };
+    let needed: &[_] = if ir_version < 3 {
+        &["ir_version", "graph"]
+    } else {
+        &["ir_version", "graph", "opset_import"]
+    };
     match needed.iter().find(|field| !seen.contains(field)) {
         Some(field) => Err(not_a_model(bytes, &format!("there is no `{field}`"))),
         None => Ok(()),
@@ -147,7 +158,8 @@ pub(crate) fn recognise(bytes: &[u8]) -> Result<(), String> {
 fn not_a_model(bytes: &[u8], why: &str) -> String {
     let start = &bytes[..bytes.len().min(256)];
     // The cut at 256 bytes may go through a character.
-    let text = std::str::from_utf8(start).map_or_else(|e| if e.error_len().is_none() { e.valid_up_to() } else { 0 }, str::len);
+    let text = std::str::from_utf8(start)
+        .map_or_else(|e| if e.error_len().is_none() { e.valid_up_to() } else { 0 }, str::len);
     let is_text = text > 0 && start[..text].iter().all(|&b| b >= b' ' || b.is_ascii_whitespace());
     if start.starts_with(b"version https://git-lfs") {
         "it is a pointer of Git LFS to the file, not the file".to_owned()
@@ -210,12 +222,20 @@ impl<E> Walker<'_, E> {
                 let event = Event::Unknown { message: message.name, field, at: &path };
                 (self.visit)(event).map_err(WireError::Stopped)?;
                 if !skip(self.bytes, &mut pos, wire) || pos as u64 > end {
-                    return Err(self.broken(at, end, &format!("field {field} is unknown and cannot be skipped")));
+                    return Err(self.broken(
+                        at,
+                        end,
+                        &format!("field {field} is unknown and cannot be skipped"),
+                    ));
                 }
                 continue;
             };
             if !known.fits(wire) {
-                return Err(self.broken(at, end, &format!("field `{}` has wire type {wire}", known.name)));
+                return Err(self.broken(
+                    at,
+                    end,
+                    &format!("field `{}` has wire type {wire}", known.name),
+                ));
             }
             let index = &mut counts[field as usize % 32];
             let step = Step { field: known, index: *index, start: pos };
@@ -223,7 +243,11 @@ impl<E> Walker<'_, E> {
             if wire != 2 {
                 self.trail.steps.push(step);
                 if !skip(self.bytes, &mut pos, wire) || pos as u64 > end {
-                    return Err(self.broken(at, end, "a number reaches past the end of its message"));
+                    return Err(self.broken(
+                        at,
+                        end,
+                        "a number reaches past the end of its message",
+                    ));
                 }
                 self.trail.steps.pop();
                 continue;
@@ -234,7 +258,11 @@ impl<E> Walker<'_, E> {
             let content_end = (pos as u64).saturating_add(len);
             self.trail.steps.push(Step { start: pos, ..step });
             if content_end > end {
-                return Err(self.broken(at, end, "it reaches past the end of the message around it"));
+                return Err(self.broken(
+                    at,
+                    end,
+                    "it reaches past the end of the message around it",
+                ));
             }
             pos = self.content(number, known, pos, content_end)?;
             self.trail.steps.pop();
@@ -243,15 +271,29 @@ impl<E> Walker<'_, E> {
     }
 
     /// Walks or skips the content of a field; returns where it ends.
-    fn content(&mut self, message: usize, field: &Field, start: usize, end: u64) -> Result<usize, WireError<E>> {
+    fn content(
+        &mut self,
+        message: usize,
+        field: &Field,
+        start: usize,
+        end: u64,
+    ) -> Result<usize, WireError<E>> {
         if let Kind::Message(inner) = field.kind {
             if self.trail.steps.len() > MAX_DEPTH {
                 return Err(WireError::TooDeep { path: self.trail.to_string() });
             }
-            return self.message(inner, start, end);
+            let stop = self.message(inner, start, end)?;
+            if message == self.tensor && field.name == "external_data" {
+                (self.visit)(Event::ExternalEntry { start, end: stop })
+                    .map_err(WireError::Stopped)?;
+            }
+            return Ok(stop);
         }
         let Some(stop) = usize::try_from(end).ok().filter(|&end| end <= self.bytes.len()) else {
-            return Err(WireError::Ends { path: self.trail.to_string(), missing: end - self.bytes.len() as u64 });
+            return Err(WireError::Ends {
+                path: self.trail.to_string(),
+                missing: end - self.bytes.len() as u64,
+            });
         };
         if field.kind == Kind::Text && std::str::from_utf8(&self.bytes[start..stop]).is_err() {
             let why = "the text is not UTF-8".to_owned();
@@ -285,7 +327,6 @@ impl<E> Walker<'_, E> {
             Some((_, wire)) => pos + if wire == 1 { 8 } else { 4 } > bytes.len(),
         }
     }
-
 }
 
 impl Trail<'_> {

@@ -211,10 +211,10 @@ pub struct MissAt {
 #[non_exhaustive]
 pub enum PassError {
     /// The model contradicts itself.
-    #[error("the model contradicts itself at {0}")]
+    #[error("the model contradicts itself")]
     Contradiction(#[from] Contradiction),
     /// Shapes that the user gave do not go with the model.
-    #[error("{0}")]
+    #[error(transparent)]
     Shape(#[from] crate::ShapeError),
     /// There is no pass of that name.
     #[error("there is no pass {name:?}{}", did_you_mean(.near))]

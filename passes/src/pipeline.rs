@@ -34,6 +34,7 @@ pub static PASSES: &[&dyn Pass] = &[
     &merge_casts::MergeCasts,
     &merge_reshapes::MergeReshapes,
     &merge_transposes::MergeTransposes,
+    &merge_transposes_across_reshape::MergeTransposesAcrossReshape,
     &decompose_unfold::DecomposeUnfold,
     &eliminate_common_subexpressions::EliminateCommonSubexpressions,
     &eliminate_duplicate_initializers::EliminateDuplicateInitializers,
@@ -280,4 +281,71 @@ fn model_bytes(model: &Model) -> u64 {
         _ => None,
     });
     initializers.chain(attributes).map(|t| t.byte_len()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use onnxfix_ir::text::{parse, parse_graph, print_graph};
+
+    use super::*;
+    use crate::testing::model;
+
+    /// The page of a pass is its first test: what stands under Before becomes what stands under After.
+    #[test]
+    fn pages_are_true() {
+        for pass in PASSES {
+            let info = pass.info();
+            let before = info.example("Before").unwrap_or_else(|| panic!("{} has no Before", info.name));
+            let after = info.example("After").unwrap_or_else(|| panic!("{} has no After", info.name));
+            let mut model = model(&before);
+            let options = Options { static_shapes: true, check_each: true, ..Options::default() };
+            let pipeline = Pipeline::of(&[info.name]).expect("a pass of the table");
+            run(&mut model, &pipeline, &options, &mut |_, _| {}).unwrap_or_else(|e| panic!("{}: {e}", info.name));
+            let parsed = if after.trim_start().starts_with('<') { parse(&after) } else { parse_graph(&after, 13) };
+            let expected = parsed.unwrap_or_else(|e| panic!("{}: After: {e}", info.name));
+            assert_eq!(
+                print_graph(&model, model.root()),
+                print_graph(&expected, expected.root()),
+                "the page of {}",
+                info.name
+            );
+        }
+    }
+
+    #[test]
+    fn pages_are_whole() {
+        for pass in PASSES {
+            let info = pass.info();
+            for heading in ["Why ATC needs it", "Before", "After", "Applies when", "Numerics"] {
+                assert!(info.doc.contains(&format!("## {heading}\n")), "{} has no {heading}", info.name);
+            }
+            assert!(info.summary().ends_with('.') || info.summary().ends_with(':'), "{}", info.summary());
+        }
+    }
+
+    #[test]
+    fn names_are_orders_and_unique() {
+        let mut names: Vec<&str> = PASSES.iter().map(|p| p.info().name).collect();
+        assert!(names.iter().all(|n| n.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')));
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), PASSES.len());
+    }
+
+    #[test]
+    fn a_misspelt_name_is_an_error_with_a_hint() {
+        let err = Pipeline::of(&["fold-constant"]).err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(err.contains("did you mean fold-constants?"), "{err}");
+        let err = Pipeline::all().without(&["xyz"]).err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(!err.contains("did you mean"), "{err}");
+    }
+
+    #[test]
+    fn fuel_stops_the_run() {
+        let mut model = model("g (float[2] x) => (float[2] y) { a = Identity (x)  b = Identity (a)  y = Relu (b) }");
+        let options = Options { max_rewrites: Some(1), ..Options::default() };
+        let pipeline = Pipeline::of(&["eliminate-identity"]).expect("a pass of the table");
+        let report = run(&mut model, &pipeline, &options, &mut |_, _| {}).expect("a run");
+        assert_eq!((report.stop, model[model.root()].len()), (Stop::FuelSpent, 2));
+    }
 }

@@ -16,6 +16,7 @@ use crate::record::Record;
 use crate::report::{Report, Summary};
 use crate::source::{Input, ensure_unchanged, is_text, read};
 use crate::target::Target;
+use crate::verify::TARGET;
 
 /// Rewrite a model for its target.
 ///
@@ -183,6 +184,10 @@ fn record(model: &mut Model, args: &Args, out: &Path) -> Result<()> {
         None => Record::new(&args.model, out)?,
     };
     record.write(model);
+    let metadata = &mut model.header.metadata;
+    if !metadata.iter().any(|(key, _)| key == TARGET) {
+        metadata.push((TARGET.into(), args.target.name().into()));
+    }
     Ok(())
 }
 

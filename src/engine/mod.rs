@@ -20,7 +20,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use onnxfix_ir::{DataType, Tensor};
-use tract_onnx::prelude::{Framework, InferenceModelExt, TVec, TValue, Tensor as TractTensor, TypedModel};
+use tract_onnx::prelude::{InferenceModelExt, IntoRunnable, TVec, TValue, TypedModel};
 use tract_onnx::tract_hir::internal::{InferenceFact, TypedRunnableModel};
 
 pub use error::{EngineError, Missing};

@@ -1,0 +1,130 @@
+use onnxfix_ir::{DataType, Tensor, text, write_to};
+
+use super::*;
+
+fn bytes(model: &str) -> Vec<u8> {
+    let model = text::parse(model).expect("a model in ONNX text");
+    let mut bytes = Vec::new();
+    write_to(&model, &mut bytes).expect("memory");
+    bytes
+}
+
+fn spec(name: &str, dtype: DataType, dims: &[i64]) -> InputSpec {
+    InputSpec { name: name.into(), dtype, dims: dims.to_vec() }
+}
+
+fn load(bytes: &[u8], inputs: &[InputSpec]) -> Result<Engine, EngineError> {
+    let source = Source::Bytes(bytes);
+    Engine::load(&Request { source, inputs, outputs: &[], lowering: Lowering::Kernels })
+}
+
+fn error(bytes: &[u8], inputs: &[InputSpec]) -> String {
+    load(bytes, inputs).expect_err("the engine refuses").to_string()
+}
+
+/// Runs with one float input `x`.
+fn run(model: &str, x: &Tensor) -> Vec<Tensor> {
+    let engine = load(&bytes(model), &[spec("x", x.dtype, &x.dims)]).expect("loads");
+    engine.run(std::slice::from_ref(x)).expect("runs")
+}
+
+#[test]
+fn shapes_are_those_of_the_request_not_of_the_file() {
+    let model = r#"<ir_version: 8, opset_import: ["" : 13]>
+        g (float[1,2] x) => (float[1,2] y) { y = Relu (x) }"#;
+    let x = Tensor::new(&[3, 2], vec![-1.0_f32, 1.0, 2.0, -2.0, 3.0, 4.0]);
+    assert_eq!(run(model, &x)[0], Tensor::new(&[3, 2], vec![0.0_f32, 1.0, 2.0, 0.0, 3.0, 4.0]));
+}
+
+#[test]
+fn stale_shapes_of_values_are_ignored() {
+    let model = r#"<ir_version: 8, opset_import: ["" : 13]>
+        g (float[N] x) => (float[7] y) <float[7] a> { a = Relu (x)  y = Neg (a) }"#;
+    let x = Tensor::new(&[2], vec![1.0_f32, -1.0]);
+    assert_eq!(run(model, &x)[0], Tensor::new(&[2], vec![-1.0_f32, -0.0]));
+}
+
+#[test]
+fn numbers_of_a_shape_come_out_as_int64() {
+    let model = r#"<ir_version: 8, opset_import: ["" : 13]>
+        g (float[N,M] x) => (int64[2] y) { y = Shape (x) }"#;
+    assert_eq!(run(model, &Tensor::new(&[2, 3], vec![0.0_f32; 6]))[0], Tensor::ints(&[2, 3]));
+}
+
+#[test]
+fn a_strided_slice_behind_a_reshape_runs() {
+    // tract's optimiser fails here: the reason why it is not used.
+    let model = r#"<ir_version: 8, opset_import: ["" : 13]>
+        g (float[1,2,2] x) => (float[1,2,2] y)
+        <float[1,2,5] t = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10}, int64[3] shape = {1, 5, 2}, int64[1] start = {1},
+         int64[1] end = {4}, int64[1] axis = {1}, int64[1] step = {2}>
+        { a = MatMul (x, t)  b = Reshape (a, shape)  y = Slice (b, start, end, axis, step) }"#;
+    let x = Tensor::new(&[1, 2, 2], vec![1.0_f32, 0.0, 0.0, 1.0]);
+    assert_eq!(run(model, &x)[0], Tensor::new(&[1, 2, 2], vec![3.0_f32, 4.0, 7.0, 8.0]));
+}
+
+#[test]
+fn calls_of_functions_become_their_bodies() {
+    let model = r#"<ir_version: 8, opset_import: ["" : 13, "my" : 1]>
+        g (float[2] x) => (float[2] y) { t = my.Twice <slope = 0.5> (x)  y = my.Twice <slope = 0.25> (t) }
+        <domain: "my", opset_import: ["" : 13, "my" : 1]>
+        Twice <slope> (a) => (c) { b = my.Leaky <slope: float = @slope> (a)  c = Add (b, b) }
+        <domain: "my", opset_import: ["" : 13]>
+        Leaky <slope> (a) => (b) { b = LeakyRelu <alpha: float = @slope> (a) }"#;
+    let x = Tensor::new(&[2], vec![1.0_f32, -1.0]);
+    assert_eq!(run(model, &x)[0], Tensor::new(&[2], vec![4.0_f32, -0.5]));
+}
+
+#[test]
+fn chosen_values_are_returned_instead_of_the_outputs() {
+    let bytes = bytes(
+        r#"<ir_version: 8, opset_import: ["" : 13]>
+        g (float[2] x) => (float[2] y) { a = Relu (x)  y = Neg (a) }"#,
+    );
+    let (inputs, outputs) = ([spec("x", DataType::Float, &[2])], ["a".to_owned()]);
+    let request = Request { source: Source::Bytes(&bytes), inputs: &inputs, outputs: &outputs, lowering: Lowering::Plain };
+    let engine = Engine::load(&request).expect("loads");
+    assert_eq!(engine.outputs()[0].name, "a");
+    let x = Tensor::new(&[2], vec![1.0_f32, -1.0]);
+    assert_eq!(engine.run(&[x]).expect("runs")[0], Tensor::new(&[2], vec![1.0_f32, 0.0]));
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let unknown = bytes(
+        r#"<ir_version: 8, opset_import: ["" : 13, "acme" : 1]>
+        g (float[2] x) => (float[2] y) { [first] a = acme.Relu (x)  b = acme.Relu (a)  y = Neg (b) }"#,
+    );
+    let x = [spec("x", DataType::Float, &[2])];
+    assert_eq!(error(&unknown, &x), r#"the CPU engine lacks acme.Relu (node "first" and 1 more)"#);
+
+    let relu = bytes(
+        r#"<ir_version: 8, opset_import: ["" : 13]>
+        g (float[2] x) => (float[2] y) { y = Relu (x) }"#,
+    );
+    assert_eq!(error(&relu, &[]), r#"the model has an input "x", and no shape was given for it"#);
+    let two = [x[0].clone(), spec("z", DataType::Float, &[2])];
+    assert_eq!(error(&relu, &two), r#"the model has no input "z""#);
+    assert_eq!(error(b"not a model", &x).split(':').next(), Some("not an ONNX model"));
+}
+
+#[test]
+fn a_node_that_cannot_be_is_named() {
+    let model = bytes(
+        r#"<ir_version: 8, opset_import: ["" : 13]>
+        g (float[2,3] x) => (float[2] y) { [bad] y = MatMul (x, x) }"#,
+    );
+    let message = error(&model, &[spec("x", DataType::Float, &[2, 3])]);
+    assert!(message.starts_with(r#"tract cannot prepare the model at node "bad""#), "{message}");
+}
+
+#[test]
+fn tensors_that_do_not_fit_the_plan_are_refused() {
+    let model = bytes(
+        r#"<ir_version: 8, opset_import: ["" : 13]>
+        g (float[2] x) => (float[2] y) { y = Relu (x) }"#,
+    );
+    let engine = load(&model, &[spec("x", DataType::Float, &[2])]).expect("loads");
+    assert!(matches!(engine.run(&[]), Err(EngineError::Count { want: 1, have: 0 })));
+    assert!(matches!(engine.run(&[Tensor::ints(&[1, 2])]), Err(EngineError::Feed { .. })));
+}

@@ -33,7 +33,7 @@ TOLERANCE = 1e-5
 # Paddle computed its own outputs with other kernels, so even the untouched graph differs a little more.
 PADDLE_TOLERANCE = 1e-4
 
-ROW = "{:<40} {:>5} {:<12} {:>12} {:>10}  {}"
+ROW = "{:<40} {:>5}  {:<12} {:>10} {:>14}  {}"
 
 
 @dataclass
@@ -253,10 +253,10 @@ def parse() -> argparse.Namespace:
         help="what to optimize (default: fixtures/models, and a folder of further models: "
         "../shared/models or $ONNXFIX_DATA/models)",
     )
-    parser.add_argument("--onnxfix", metavar="BIN", help="the binary (default: the release build, else the one on PATH)")
+    parser.add_argument("--onnxfix", metavar="BIN", help="the binary (default: the release build, or the one on PATH)")
     parser.add_argument("--keep", metavar="DIR", help="leave the optimized files here (default: delete them)")
-    parser.add_argument("--target", choices=TARGETS, action="append", help="only this target; may be repeated")
-    parser.add_argument("--batch", type=int, action="append", help="only this batch; may be repeated (default: 1 and 3)")
+    parser.add_argument("--target", choices=TARGETS, action="append", help="only this target; repeatable (default: both)")
+    parser.add_argument("--batch", type=int, action="append", help="only this batch; repeatable (default: 1 and 3)")
     return parser.parse_args()
 
 
@@ -278,7 +278,7 @@ def run(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="onnxfix-oracle-") as scratch:
         folder = Path(arguments.keep or scratch).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        print(ROW.format("file", "batch", "target", "nodes", "max|Δ|", "verdict"))
+        print(ROW.format("file", "batch", "target", "nodes", "max|Δ|/spread", "verdict"))
         for path in paths:
             for batch in arguments.batch or BATCHES:
                 for target in arguments.target or TARGETS:

@@ -32,9 +32,9 @@ class Runner:
 
     def run(self, tensors: dict[str, numpy.ndarray]) -> dict[str, numpy.ndarray]:
         """The outputs for one batch. Inputs are cast to what the model declares."""
-        if not self.one_row_at_a_time:
-            return self._run(tensors)
         batch = len(next(iter(tensors.values())))
+        if batch == 1 or not self.one_row_at_a_time:
+            return self._run(tensors)
         rows = [self._run({name: values[row : row + 1] for name, values in tensors.items()}) for row in range(batch)]
         return {name: numpy.concatenate([row[name] for row in rows]) for name in self.outputs}
 

@@ -70,7 +70,7 @@ def _same_result_without(expand: onnx.NodeProto, user: onnx.NodeProto, slot: int
     """Whether a user's output keeps its shape when it reads the Expand's input instead."""
     read = [shapes.get(name) for name in user.input if name]
     before = shapes.get(expand.input[0])
-    if before is None or any(shape is None for shape in read):
+    if not all(graphs.is_static(shape) for shape in [before, *read]):
         return False
     read[slot] = before
     try:

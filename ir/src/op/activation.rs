@@ -101,7 +101,7 @@ pub(super) static OPS: &[Operator] = &[
 ];
 
 fn relu(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
-    with_type!(numbers, cx.input(0)?.dtype, T => map_input(cx, |x: T| Number::max(x, <T as Number>::ZERO)))
+    with_type!(numbers, cx.input(0)?.dtype, T => map_input(cx, |x: T| Number::larger(x, <T as Number>::ZERO)))
 }
 
 /// `1 / (1 + e^-x)`.
@@ -145,8 +145,8 @@ fn clip(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
             (bound::<T>(cx, 1)?, bound::<T>(cx, 2)?)
         };
         map_input(cx, |x: T| {
-            let x = low.map_or(x, |low| Number::max(x, low));
-            high.map_or(x, |high| Number::min(x, high))
+            let x = low.map_or(x, |low| Number::larger(x, low));
+            high.map_or(x, |high| Number::smaller(x, high))
         })
     })
 }

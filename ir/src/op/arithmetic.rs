@@ -148,7 +148,7 @@ fn zip_tensors<A: Element, B: Element, R: Element>(
     let (xs, ys) = (a.elements::<A>()?, b.elements::<B>()?);
     let (dims, walk) = broadcast_walk(a, b)?;
     let size = cx.size(R::DTYPE, &dims)?;
-    Ok(Tensor::new(&dims, zip(&walk, &xs, &ys, size, f)))
+    Ok(Tensor::new(&dims, zip(&walk, &xs, &ys, size, &f)))
 }
 
 fn add(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
@@ -203,14 +203,18 @@ fn eval_pow(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
         if low < 0 || exponent.dtype == DataType::Uint64 {
             return Err(EvalError::Unsupported("an integer to a negative power"));
         }
+        let exponent = Tensor::new(&exponent.dims, exponent.to_ints().unwrap_or_default());
         return with_type!(ints, base.dtype, T => {
-            with_type!(ints, exponent.dtype, E => zip_inputs(cx, |x: T, y: E| power(x, y as u64)))
+            Ok(vec![zip_tensors(cx, base, &exponent, |x: T, y: i64| power(x, y.cast_unsigned()))?])
         });
     }
+    // One instance per type of the base is enough: every exponent fits float64 but for the last bits of a huge integer.
+    let exponent = with_type!(numbers, exponent.dtype, E => Ok::<_, EvalError>(Tensor::new(
+        &exponent.dims,
+        exponent.elements::<E>()?.iter().map(|y| y.to_f64()).collect::<Vec<f64>>(),
+    )))?;
     with_type!(numbers, base.dtype, T => {
-        with_type!(numbers, exponent.dtype, E => {
-            zip_inputs(cx, |x: T, y: E| T::from_f64(x.to_f64().powf(y.to_f64())))
-        })
+        Ok(vec![zip_tensors(cx, base, &exponent, |x: T, y: f64| T::from_f64(x.to_f64().powf(y)))?])
     })
 }
 
@@ -228,11 +232,11 @@ fn power<T: Number>(mut base: T, mut exponent: u64) -> T {
 }
 
 fn max(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
-    with_type!(numbers, cx.input(0)?.dtype, T => fold(cx, <T as Number>::max))
+    with_type!(numbers, cx.input(0)?.dtype, T => fold(cx, <T as Number>::larger))
 }
 
 fn min(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
-    with_type!(numbers, cx.input(0)?.dtype, T => fold(cx, <T as Number>::min))
+    with_type!(numbers, cx.input(0)?.dtype, T => fold(cx, <T as Number>::smaller))
 }
 
 fn fold<T: Element>(cx: &EvalCx<'_>, f: impl Fn(T, T) -> T) -> Result<Vec<Tensor>, EvalError> {

@@ -139,7 +139,7 @@ fn converted(cx: &EvalCx<'_>, x: &Tensor, to: DataType) -> Result<Tensor, EvalEr
         let elements = x.elements::<T>()?;
         with_type!(all, to, R => {
             cx.size(to, &x.dims)?;
-            Ok(Tensor::new(&x.dims, map(&elements, |e: T| -> R { Convert::to(e) })))
+            Ok(Tensor::new(&x.dims, map(&elements, &|e: T| -> R { Convert::to(e) })))
         })
     })
 }

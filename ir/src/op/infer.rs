@@ -136,8 +136,3 @@ pub(super) fn merge(a: &Dim, b: &Dim) -> Option<Dim> {
 pub(super) fn dim(n: Option<i64>) -> Dim {
     n.map_or(Dim::Unknown, Dim::Fixed)
 }
-
-/// `[2,3,?]`, as error texts write lists of dimensions.
-pub(super) fn show(dims: &[i64]) -> Shape {
-    Shape::fixed(dims)
-}

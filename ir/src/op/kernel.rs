@@ -5,7 +5,6 @@ use std::borrow::Cow;
 use bytemuck::Pod;
 use bytes::Bytes;
 use half::{bf16, f16};
-use rayon::prelude::*;
 use smallvec::{SmallVec, smallvec};
 
 use super::{EvalCx, EvalError};
@@ -111,11 +110,11 @@ pub(super) trait Number: Element + PartialOrd {
         }
     }
     /// The larger one; NaN if one is NaN.
-    fn max(self, other: Self) -> Self {
+    fn larger(self, other: Self) -> Self {
         if self.is_nan() || self > other { self } else { other }
     }
     /// The smaller one; NaN if one is NaN.
-    fn min(self, other: Self) -> Self {
+    fn smaller(self, other: Self) -> Self {
         if self.is_nan() || self < other { self } else { other }
     }
 }
@@ -351,12 +350,15 @@ impl<const K: usize> Walk<K> {
 }
 
 /// `f` of every pair of elements that broadcast together, in the order of the walk.
+///
+/// `f` is called through a pointer: constants are small beside weights, and one loop per operator and type took most of
+/// the crate's build time.
 pub(super) fn zip<A: Copy, B: Copy, R>(
     walk: &Walk<2>,
     a: &[A],
     b: &[B],
     size: usize,
-    f: impl Fn(A, B) -> R,
+    f: &dyn Fn(A, B) -> R,
 ) -> Vec<R> {
     let mut out = Vec::with_capacity(size);
     let len = walk.len;
@@ -372,10 +374,9 @@ pub(super) fn zip<A: Copy, B: Copy, R>(
     out
 }
 
-/// `f` of every element, on all cores when there are many.
-pub(super) fn map<A: Copy + Sync, R: Send>(a: &[A], f: impl Fn(A) -> R + Sync) -> Vec<R> {
-    const MANY: usize = 1 << 15;
-    if a.len() < MANY { a.iter().map(|&x| f(x)).collect() } else { a.par_iter().map(|&x| f(x)).collect() }
+/// `f` of every element, called through a pointer as in [`zip`].
+pub(super) fn map<A: Copy, R>(a: &[A], f: &dyn Fn(A) -> R) -> Vec<R> {
+    a.iter().map(|&x| f(x)).collect()
 }
 
 /// Lets `Bytes` own a vector of plain elements.

@@ -53,7 +53,7 @@ fn equal(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
         let place = |n: usize| (0..n).collect::<Vec<usize>>();
         a.check()?;
         b.check()?;
-        let out = zip(&walk, &place(xs.len()), &place(ys.len()), size, |i, j| xs[i] == ys[j]);
+        let out = zip(&walk, &place(xs.len()), &place(ys.len()), size, &|i, j| xs[i] == ys[j]);
         return Ok(vec![Tensor::new(&dims, out)]);
     }
     with_type!(all, a.dtype, T => zip_inputs(cx, |x: T, y: T| x == y))

@@ -16,12 +16,30 @@
 
 mod activation;
 mod arithmetic;
+mod attention;
 mod cast;
+mod constant;
+mod control;
+mod conv;
+mod gather;
+mod image;
 mod infer;
 mod kernel;
+mod linear;
 mod logic;
+mod loss;
 mod math;
+mod movement;
+mod norm;
+mod quantize;
+mod random;
+mod recurrent;
+mod reduce;
 mod schema;
+mod sequence;
+mod shape;
+mod signal;
+mod text;
 #[cfg(test)]
 mod testing;
 
@@ -34,7 +52,31 @@ use smallvec::SmallVec;
 use crate::{Attrs, DataType, Dim, Name, Shape, Tensor, TensorError, TensorType, Type};
 
 /// Every family, in reading order.
-static FAMILIES: &[&[Operator]] = &[arithmetic::OPS, math::OPS, activation::OPS, logic::OPS, cast::OPS];
+static FAMILIES: &[&[Operator]] = &[
+    arithmetic::OPS,
+    math::OPS,
+    activation::OPS,
+    logic::OPS,
+    cast::OPS,
+    shape::OPS,
+    constant::OPS,
+    movement::OPS,
+    gather::OPS,
+    reduce::OPS,
+    linear::OPS,
+    norm::OPS,
+    attention::OPS,
+    conv::OPS,
+    recurrent::OPS,
+    quantize::OPS,
+    control::OPS,
+    sequence::OPS,
+    random::OPS,
+    image::OPS,
+    signal::OPS,
+    text::OPS,
+    loss::OPS,
+];
 
 /// An operator: what it takes, what it gives, what it is.
 #[derive(Debug)]

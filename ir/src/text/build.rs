@@ -99,15 +99,12 @@ impl<'m> Builder<'m> {
     /// An input; one that is an initializer too has a default.
     fn input(&mut self, input: Declared) {
         let (graph, name) = (self.graph_id(), input.name.name);
-        match self.scope().values.get(&name).copied().flatten() {
-            Some(value) => {
-                self.model.list_input(graph, value);
-                self.declare(value, input.ty);
-            }
-            None => {
-                let value = self.model.add_input(graph, name.clone(), input.ty);
-                self.scope().values.insert(name, Some(value));
-            }
+        if let Some(value) = self.scope().values.get(&name).copied().flatten() {
+            self.model.list_input(graph, value);
+            self.declare(value, input.ty);
+        } else {
+            let value = self.model.add_input(graph, name.clone(), input.ty);
+            self.scope().values.insert(name, Some(value));
         }
     }
 

@@ -108,7 +108,10 @@ pub(super) fn write_elements(tensor: &Tensor, form: Form) -> Result<String, Unwr
             64 => join(&raw, |b| u64::from_le_bytes(b).to_string()),
             32 => join(&raw, |b| u32::from_le_bytes(b).to_string()),
             16 => join(&raw, |b| u16::from_le_bytes(b).to_string()),
-            bits @ 1..8 if form == Form::Readable => unpack(&raw, dtype, bits, tensor.len()?).join(", "),
+            1..8 if form == Form::Readable => {
+                let count = usize::try_from(tensor.len()?).unwrap_or(usize::MAX);
+                unpack(&raw, dtype, count).join(", ")
+            }
             _ => join(&raw, |b| u8::from_le_bytes(b).to_string()),
         },
     })
@@ -128,26 +131,22 @@ fn join<const N: usize>(raw: &[u8], write: impl Fn([u8; N]) -> String) -> String
 }
 
 /// Elements of less than 8 bits, low bits first.
-fn unpack(raw: &[u8], dtype: DataType, bits: u64, count: u64) -> Vec<String> {
-    let bit = |at: u64| usize::try_from(at / 8).ok().and_then(|i| raw.get(i)).is_some_and(|b| b >> (at % 8) & 1 == 1);
-    let element = |i: u64| {
-        let unsigned: i64 = (0..bits).map(|b| i64::from(bit(i * bits + b)) << b).sum();
-        let negative = dtype.is_integer() && int_range(dtype).start() < &0 && unsigned >> (bits - 1) == 1;
-        (if negative { unsigned - (1 << bits) } else { unsigned }).to_string()
+fn unpack(raw: &[u8], dtype: DataType, count: usize) -> Vec<String> {
+    let width = usize::try_from(dtype.bits()).unwrap_or(8);
+    let bits: Vec<bool> = raw.iter().flat_map(|byte| (0..8).map(move |b| byte >> b & 1 == 1)).collect();
+    let is_signed = *int_range(dtype).start() < 0;
+    let element = |bits: &[bool]| {
+        let unsigned = bits.iter().rev().fold(0, |n: i64, &bit| n << 1 | i64::from(bit));
+        let is_negative = is_signed && bits.last() == Some(&true);
+        (if is_negative { unsigned - (1 << width) } else { unsigned }).to_string()
     };
-    (0..count).map(element).collect()
+    bits.chunks(width).take(count).map(element).collect()
 }
 
 /// Packs elements of less than 8 bits, low bits first.
-fn pack(elements: &[i128], bits: u64) -> Vec<u8> {
-    let mut packed = vec![0u8; (elements.len() as u64 * bits).div_ceil(8) as usize];
-    for (i, element) in elements.iter().enumerate() {
-        for b in 0..bits {
-            let at = i as u64 * bits + b;
-            packed[(at / 8) as usize] |= ((element >> b & 1) as u8) << (at % 8);
-        }
-    }
-    packed
+fn pack(elements: &[i128], dtype: DataType) -> Vec<u8> {
+    let bits: Vec<bool> = elements.iter().flat_map(|e| (0..dtype.bits()).map(move |b| e >> b & 1 == 1)).collect();
+    bits.chunks(8).map(|byte| byte.iter().rev().fold(0, |n, &bit| n << 1 | u8::from(bit))).collect()
 }
 
 /// The integers that an element of this type may be written as.
@@ -249,7 +248,7 @@ fn read_packed(cursor: &mut Cursor<'_>, dtype: DataType, dims: &[i64]) -> Parsed
     let read = |range: &RangeInclusive<i128>| -> Parsed<Vec<i128>> {
         numbers.iter().map(|&(at, digits)| read_int(at, digits, dtype, range)).collect()
     };
-    let elements = || Ok(pack(&read(&int_range(dtype))?, dtype.bits()));
+    let elements = || Ok(pack(&read(&int_range(dtype))?, dtype));
     let packed = || Ok(read(&(0..=255))?.iter().map(|n| n.to_le_bytes()[0]).collect());
     // A single element and the byte that holds it are written alike, except that an element may be negative.
     match (have == count, have == bytes) {

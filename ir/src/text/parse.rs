@@ -15,8 +15,19 @@ use crate::{
 /// Words that begin a type that is not a tensor.
 const TYPE_WORDS: &[&str] = &["seq", "map", "optional", "sparse_tensor", "opaque"];
 
+/// The attribute types that single values have: codes in `AttributeProto.AttributeType`.
+const FLOAT: i32 = 1;
+const INT: i32 = 2;
+const STRING: i32 = 3;
+const TENSOR: i32 = 4;
+const GRAPH: i32 = 5;
+const SPARSE_TENSOR: i32 = 11;
+const TYPE_PROTO: i32 = 13;
+/// What a reference says of the type of what it refers to.
+const UNDEFINED: i32 = 0;
+
 /// Names of the attribute types, in the order of their codes from 1.
-pub(super) const ATTR_TYPES: &[&str] = &[
+const ATTR_TYPES: &[&str] = &[
     "float",
     "int",
     "string",
@@ -53,13 +64,13 @@ impl Single {
     /// Code of the attribute type.
     fn code(&self) -> i32 {
         match self {
-            Single::Ref(_) => 0,
-            Single::Float(_) => 1,
-            Single::Int(_) => 2,
-            Single::String(_) => 3,
-            Single::Tensor(_) => 4,
-            Single::Graph(_) => 5,
-            Single::Type(_) => 13,
+            Single::Ref(_) => UNDEFINED,
+            Single::Float(_) => FLOAT,
+            Single::Int(_) => INT,
+            Single::String(_) => STRING,
+            Single::Tensor(_) => TENSOR,
+            Single::Graph(_) => GRAPH,
+            Single::Type(_) => TYPE_PROTO,
         }
     }
 }
@@ -93,7 +104,7 @@ pub(super) const MODEL_KEYS: &[&str] = &[
 /// Keys of a function's header.
 const FUNCTION_KEYS: &[&str] = &["domain", "overload", "opset_import", "doc_string"];
 
-impl<'t> Cursor<'t> {
+impl Cursor<'_> {
     /// A header between `<` and `>`, when there is one.
     pub(super) fn header(&mut self, keys: &[&str]) -> Parsed<HeaderText> {
         let mut header = HeaderText::default();
@@ -149,14 +160,19 @@ impl<'t> Cursor<'t> {
     pub(super) fn graph(&mut self) -> Parsed<GraphText> {
         let name = self.name("the name of a graph")?.into();
         let inputs = if self.take("(") { self.list(")", |c| c.declared(true))? } else { Vec::new() };
-        self.graph_from_arrow(name, inputs)
+        self.graph_from_arrow(name, inputs, true)
     }
 
-    fn graph_from_arrow(&mut self, name: Name, inputs: Vec<Declared>) -> Parsed<GraphText> {
+    fn graph_from_arrow(
+        &mut self,
+        name: Name,
+        inputs: Vec<Declared>,
+        may_have_initializers: bool,
+    ) -> Parsed<GraphText> {
         self.expect("=>")?;
         self.expect("(")?;
         let outputs = self.list(")", |c| c.declared(false))?;
-        let others = if self.take("<") { self.list(">", |c| c.declared(true))? } else { Vec::new() };
+        let others = if self.take("<") { self.list(">", |c| c.declared(may_have_initializers))? } else { Vec::new() };
         self.expect("{")?;
         let mut nodes = Vec::new();
         while !self.take("}") {
@@ -187,7 +203,14 @@ impl<'t> Cursor<'t> {
         }
         self.expect("(")?;
         let inputs = self.list(")", |c| c.declared(false))?;
-        let graph = self.graph_from_arrow(name, inputs)?;
+        let mut graph = self.graph_from_arrow(name, inputs, false)?;
+        // A function's inputs and outputs are names only; types said there are entries of `value_info`.
+        let typed = graph.inputs.iter_mut().chain(&mut graph.outputs).filter_map(|declared| {
+            let name = Ident { name: declared.name.name.clone(), at: declared.name.at };
+            Some(Declared { ty: Some(declared.ty.take()?), name, data: None })
+        });
+        let typed: Vec<Declared> = typed.collect();
+        graph.others.splice(0..0, typed);
         Ok(FunctionText { header, attributes, defaults, graph })
     }
 
@@ -388,7 +411,7 @@ impl<'t> Cursor<'t> {
         } else {
             let single = self.attr_value(code.filter(|&code| element_code(code).is_none()))?;
             match (single, code) {
-                (Single::Ref(name), code) => AttrValueText::Plain(AttrValue::Ref(name, code.unwrap_or(0))),
+                (Single::Ref(name), code) => AttrValueText::Plain(AttrValue::Ref(name, code.unwrap_or(UNDEFINED))),
                 (single, Some(code)) if code != single.code() => return Err(mismatch(at, code, "a single value")),
                 (Single::Graph(graph), _) => AttrValueText::Graph(graph),
                 (single, _) => AttrValueText::Plain(plain(single)),
@@ -411,7 +434,7 @@ impl<'t> Cursor<'t> {
         let at = self.at();
         let single = self.any_attr_value(expected)?;
         match expected {
-            Some(code) if single.code() != 0 && single.code() != code => {
+            Some(code) if single.code() != UNDEFINED && single.code() != code => {
                 Err(mismatch(at, code, attr_type_name(single.code()).unwrap_or("something else")))
             }
             _ => Ok(single),
@@ -427,7 +450,7 @@ impl<'t> Cursor<'t> {
             Some(word) if is_type_word(word) => return self.tensor_or_type(),
             Some(word) if !is_float_word(word) => return Ok(Single::Graph(Box::new(self.nested(Cursor::graph)?))),
             // Names of bodies are identifiers in ONNX's own parser; a string is nothing else where a graph is due.
-            None if expected == Some(5) && self.peek() == Some('"') => {
+            None if expected == Some(GRAPH) && self.peek() == Some('"') => {
                 return Ok(Single::Graph(Box::new(self.nested(Cursor::graph)?)));
             }
             _ => {}
@@ -435,7 +458,7 @@ impl<'t> Cursor<'t> {
         Ok(match self.literal("the value of an attribute")? {
             Literal::String(text) => Single::String(Bytes::from(text)),
             Literal::Float(text) => Single::Float(parse_float(at, text)?),
-            Literal::Int(text) if expected == Some(1) => Single::Float(parse_float(at, text)?),
+            Literal::Int(text) if expected == Some(FLOAT) => Single::Float(parse_float(at, text)?),
             Literal::Int(text) => Single::Int(parse_int(at, text)?),
         })
     }
@@ -473,7 +496,7 @@ fn plain(single: Single) -> AttrValue {
         Single::String(s) => AttrValue::String(s),
         Single::Tensor(t) => AttrValue::Tensor(t),
         Single::Type(ty) => AttrValue::Type(Box::new(type_to_proto(&ty))),
-        Single::Ref(name) => AttrValue::Ref(name, 0),
+        Single::Ref(name) => AttrValue::Ref(name, UNDEFINED),
         Single::Graph(_) => unreachable!("bodies are told apart before"),
     }
 }
@@ -488,8 +511,11 @@ fn join(at: usize, code: Option<i32>, items: Vec<(usize, Single)>) -> Parsed<Att
     let (mut ints, mut floats, mut strings) = (Vec::new(), Vec::new(), Vec::new());
     let (mut tensors, mut types, mut graphs) = (Vec::new(), Vec::new(), Vec::new());
     for (at, item) in items {
-        if item.code() != code || code == 0 {
-            return Err(mismatch(at, code, attr_type_name(item.code()).unwrap_or("a reference")));
+        if item.code() == UNDEFINED {
+            return Err(Fail::new(at, "a list cannot hold a reference"));
+        }
+        if item.code() != code {
+            return Err(mismatch(at, code, attr_type_name(item.code()).unwrap_or("something else")));
         }
         match item {
             Single::Int(i) => ints.push(i),
@@ -502,12 +528,12 @@ fn join(at: usize, code: Option<i32>, items: Vec<(usize, Single)>) -> Parsed<Att
         }
     }
     Ok(AttrValueText::Plain(match code {
-        1 => AttrValue::Floats(floats),
-        2 => AttrValue::Ints(ints),
-        3 => AttrValue::Strings(strings),
-        4 => AttrValue::Tensors(tensors),
-        5 => return Ok(AttrValueText::Graphs(graphs)),
-        11 => AttrValue::Sparses(Vec::new()),
+        FLOAT => AttrValue::Floats(floats),
+        INT => AttrValue::Ints(ints),
+        STRING => AttrValue::Strings(strings),
+        TENSOR => AttrValue::Tensors(tensors),
+        GRAPH => return Ok(AttrValueText::Graphs(graphs)),
+        SPARSE_TENSOR => AttrValue::Sparses(Vec::new()),
         _ => AttrValue::Types(types),
     }))
 }

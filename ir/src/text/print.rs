@@ -37,20 +37,20 @@ pub enum Mode {
 #[non_exhaustive]
 pub enum PrintError {
     /// A tensor has more elements than the limit.
-    #[error("tensor `{tensor}` has {elements} elements, more than the limit of {limit}")]
+    #[error("{place} has {elements} elements, more than the limit of {limit}")]
     TooLarge {
-        /// Its name, or the node and attribute that hold it.
-        tensor: String,
+        /// The initializer or attribute.
+        place: String,
         /// How many elements it has.
         elements: u64,
         /// How many it may have.
         limit: u64,
     },
     /// A tensor's data and dimensions do not go together.
-    #[error("tensor `{tensor}`")]
+    #[error("{place}")]
     Tensor {
-        /// Its name, or the node and attribute that hold it.
-        tensor: String,
+        /// The initializer or attribute.
+        place: String,
         /// What is wrong with it.
         #[source]
         source: TensorError,
@@ -82,7 +82,9 @@ pub fn print(model: &Model, mode: Mode) -> Result<String, PrintError> {
     }
 }
 
-/// Prints one graph, without header and node names, half-precision floats by value: what tests compare.
+/// Prints one graph, without header and node names: what tests compare.
+///
+/// Half-precision floats are written by value, tensors of more than 64 elements by size and hash.
 #[must_use]
 pub fn print_graph(model: &Model, graph: GraphId) -> String {
     let mut printer = Printer::new(model, Style::Graph);
@@ -159,7 +161,7 @@ impl<'m> Printer<'m> {
         }
     }
 
-    /// Items on a line each, between `<` and `>`; nothing when there are none.
+    /// Items on a line each, between `<` and `>`.
     fn block<T>(&mut self, items: Vec<T>, mut item: impl FnMut(&mut Self, T)) {
         self.push("<");
         self.level += 1;
@@ -292,7 +294,7 @@ impl<'m> Printer<'m> {
         let value = &self.model[value];
         match declared_type(value).filter(|_| typed) {
             Some(ty) => {
-                self.value_type(&ty, value.name());
+                self.value_type(&ty, &format!("value `{}`", value.name()));
                 self.push(" ");
                 self.name(value.name());
             }
@@ -321,21 +323,18 @@ impl<'m> Printer<'m> {
 
     fn initializer(&mut self, value: ValueId) {
         let value = &self.model[value];
-        match value.def() {
-            Def::Initializer(tensor) => {
-                self.tensor_type(tensor);
-                self.push(" ");
-                self.name(value.name());
-                self.push(" = ");
-                self.tensor_data(tensor, value.name());
-            }
-            _ => {
-                self.inexpressible(&format!("initializer `{}`", value.name()), "a sparse tensor");
-                self.push("sparse_tensor ");
-                self.name(value.name());
-                self.push(" = {…}");
-            }
-        }
+        let place = format!("initializer `{}`", value.name());
+        let Def::Initializer(tensor) = value.def() else {
+            self.inexpressible(&place, "a sparse tensor");
+            self.push("sparse_tensor ");
+            self.name(value.name());
+            return self.push(" = {…}");
+        };
+        self.tensor_type(tensor);
+        self.push(" ");
+        self.name(value.name());
+        self.push(" = ");
+        self.tensor_data(tensor, &place);
     }
 
     fn nodes(&mut self, graph: GraphId) {
@@ -352,8 +351,7 @@ impl<'m> Printer<'m> {
 
     fn node(&mut self, id: NodeId) {
         let node = &self.model[id];
-        let place = || self.model.describe(id);
-        let place = place();
+        let place = self.model.describe(id);
         if let (Style::Full { .. }, Some(name)) = (self.style, &node.name) {
             self.push("[");
             self.name(name);
@@ -402,12 +400,12 @@ impl<'m> Printer<'m> {
 
     /// Types of the outputs, and the pass that made the node.
     fn comment(&mut self, node: &Node) {
-        let types = node.outputs().iter().flatten().map(|&v| match &self.model[v].ty {
-            Some(ty) => ty.to_string(),
-            None => "?".into(),
-        });
-        let mut parts = vec![types.collect::<Vec<_>>().join(", ")];
-        parts.retain(|types| !types.is_empty());
+        let types: Vec<_> = node.outputs().iter().flatten().map(|&v| self.model[v].ty.as_ref()).collect();
+        let mut parts = Vec::new();
+        if types.iter().any(Option::is_some) {
+            let text = |ty: Option<&Type>| ty.map_or_else(|| "?".into(), Type::to_string);
+            parts.push(types.iter().copied().map(text).collect::<Vec<_>>().join(", "));
+        }
         let pass = node.metadata.iter().find(|(key, _)| key == PROVENANCE);
         parts.extend(pass.map(|(_, pass)| format!("by {pass}")));
         if !parts.is_empty() {
@@ -430,7 +428,7 @@ impl<'m> Printer<'m> {
             Some(ty) => self.push(&format!(": {ty} = ")),
             None => self.push(" = "),
         }
-        let place = format!("{place}, attribute `{}`", attr.name);
+        let place = format!("attribute `{}` of {place}", attr.name);
         match &attr.value {
             AttrValue::Float(f) => self.push(&float32(*f)),
             AttrValue::Int(i) => self.push(&i.to_string()),
@@ -478,13 +476,11 @@ impl<'m> Printer<'m> {
     }
 
     fn attr_type(&mut self, ty: &crate::proto::TypeProto, place: &str) {
-        match type_from_proto(ty) {
-            Some(ty) => self.value_type(&ty, place),
-            None => {
-                self.inexpressible(place, "this type");
-                self.push("…");
-            }
-        }
+        let Some(ty) = type_from_proto(ty) else {
+            self.inexpressible(place, "this type");
+            return self.push("…");
+        };
+        self.value_type(&ty, place);
     }
 
     fn attr_tensor(&mut self, tensor: &Tensor, place: &str) {
@@ -505,30 +501,30 @@ impl<'m> Printer<'m> {
         self.element_type(tensor.dtype, Some(&Shape::fixed(&tensor.dims)));
     }
 
-    fn tensor_data(&mut self, tensor: &Tensor, name: &str) {
+    fn tensor_data(&mut self, tensor: &Tensor, place: &str) {
         let elements = match tensor.len() {
             Ok(elements) => elements,
-            Err(source) => return self.broken_tensor(name, source),
+            Err(source) => return self.broken_tensor(place, source),
         };
         match &tensor.data {
             TensorData::External(external) if self.style.is_full() => self.push(&string_pairs(&external.entries)),
             _ if elements > self.style.limit() => {
                 let limit = self.style.limit();
-                self.refuse(PrintError::TooLarge { tensor: name.to_owned(), elements, limit });
+                self.refuse(PrintError::TooLarge { place: place.to_owned(), elements, limit });
                 self.push(&summary(tensor));
             }
             _ => match write_elements(tensor, self.style.form()) {
                 Ok(elements) => self.push(&format!("{{{elements}}}")),
-                Err(Unwritable::NotUtf8) => self.inexpressible(name, "bytes that are not UTF-8"),
+                Err(Unwritable::NotUtf8) => self.inexpressible(place, "bytes that are not UTF-8"),
                 Err(Unwritable::Tensor(TensorError::NotLoaded)) => self.push(&summary(tensor)),
-                Err(Unwritable::Tensor(source)) => self.broken_tensor(name, source),
+                Err(Unwritable::Tensor(source)) => self.broken_tensor(place, source),
             },
         }
     }
 
-    fn broken_tensor(&mut self, name: &str, source: TensorError) {
+    fn broken_tensor(&mut self, place: &str, source: TensorError) {
         self.push(&format!("{{… {source}}}"));
-        self.refuse(PrintError::Tensor { tensor: name.to_owned(), source });
+        self.refuse(PrintError::Tensor { place: place.to_owned(), source });
     }
 
     fn value_type(&mut self, ty: &Type, place: &str) {

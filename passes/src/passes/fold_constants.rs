@@ -21,20 +21,16 @@ declare_pass! {
     ///
     /// ## Before
     /// ```onnx
-    /// g (float[2,3] x) => (float[3,2] y) <int64[1] one = {1}> {
+    /// g (float[2,3] x) => (float[3,2] y) {
     ///    s = Shape (x)
-    ///    r = Slice (s, one, one_b)
-    ///    one_b = Constant <value = int64[1] {2}> ()
-    ///    t = Add (r, one_b)
-    ///    u = Constant <value_ints = [3]> ()
-    ///    w = Concat <axis = 0> (u, u2)
-    ///    u2 = Constant <value_ints = [2]> ()
+    ///    back = Constant <value_ints: ints = [1, 0]> ()
+    ///    w = Gather (s, back)
     ///    y = Reshape (x, w)
     /// }
     /// ```
     /// ## After
     /// ```onnx
-    /// g (float[2,3] x) => (float[3,2] y) <int64[1] one = {1}, int64[2] w = {3, 2}> { y = Reshape (x, w) }
+    /// g (float[2,3] x) => (float[3,2] y) <int64[2] w = {3, 2}> { y = Reshape (x, w) }
     /// ```
     ///
     /// ## Applies when

@@ -1,0 +1,545 @@
+//! Windows that move over space: convolutions and pooling. Inference only; nobody folds them.
+
+use smallvec::SmallVec;
+
+use super::infer::{
+    Inferred, any_dtype, dim, is_unknown_attr, merge, one as output, several, tensor,
+};
+use super::schema::{
+    attr::{float, int, ints, string},
+    one, opt,
+    sets::{ANY, BYTES, FLOAT, FLOATS, INT32, INT64, SMALL_FLOATS},
+    types,
+};
+use super::{InferCx, InferError, Operator};
+use crate::{DataType, Dim, Shape};
+
+/// The operators of this family.
+pub(super) static OPS: &[Operator] = &[
+    Operator::new("Conv", &[1, 11, 22], conv)
+        .params(
+            &[one("X", "T", FLOATS), one("W", "T", FLOATS), opt("B", "T", FLOATS)],
+            &[one("Y", "T", FLOATS)],
+        )
+        .attrs(&[
+            string("auto_pad"),
+            ints("dilations"),
+            int("group"),
+            ints("kernel_shape"),
+            ints("pads"),
+            ints("strides"),
+        ]),
+    Operator::new("ConvInteger", &[10], conv_integer)
+        .params(
+            &[
+                one("x", "T1", BYTES),
+                one("w", "T2", BYTES),
+                opt("x_zero_point", "T1", BYTES),
+                opt("w_zero_point", "T2", BYTES),
+            ],
+            &[one("y", "", INT32)],
+        )
+        .attrs(&[
+            string("auto_pad"),
+            ints("dilations"),
+            int("group"),
+            ints("kernel_shape"),
+            ints("pads"),
+            ints("strides"),
+        ]),
+    Operator::new("QLinearConv", &[10], qlinear_conv)
+        .params(
+            &[
+                one("x", "T1", BYTES),
+                one("x_scale", "", FLOAT),
+                one("x_zero_point", "T1", BYTES),
+                one("w", "T2", BYTES),
+                one("w_scale", "", FLOAT),
+                one("w_zero_point", "T2", BYTES),
+                one("y_scale", "", FLOAT),
+                one("y_zero_point", "T3", BYTES),
+                opt("B", "", INT32),
+            ],
+            &[one("y", "T3", BYTES)],
+        )
+        .attrs(&[
+            string("auto_pad"),
+            ints("dilations"),
+            int("group"),
+            ints("kernel_shape"),
+            ints("pads"),
+            ints("strides"),
+        ]),
+    Operator::new("ConvTranspose", &[1, 11, 22], conv_transpose)
+        .params(
+            &[one("X", "T", FLOATS), one("W", "T", FLOATS), opt("B", "T", FLOATS)],
+            &[one("Y", "T", FLOATS)],
+        )
+        .attrs(&[
+            string("auto_pad"),
+            ints("dilations"),
+            int("group"),
+            ints("kernel_shape"),
+            ints("output_padding"),
+            ints("output_shape"),
+            ints("pads"),
+            ints("strides"),
+        ]),
+    Operator::new("DeformConv", &[19, 22], deform_conv)
+        .params(
+            &[
+                one("X", "T", FLOATS),
+                one("W", "T", FLOATS),
+                one("offset", "T", FLOATS),
+                opt("B", "T", FLOATS),
+                opt("mask", "T", FLOATS),
+            ],
+            &[one("Y", "T", FLOATS)],
+        )
+        .attrs(&[
+            ints("dilations"),
+            int("group"),
+            ints("kernel_shape"),
+            int("offset_group"),
+            ints("pads"),
+            ints("strides"),
+        ]),
+    Operator::new("CausalConvWithState", &[27], causal_conv)
+        .params(
+            &[
+                one("input", "T", SMALL_FLOATS),
+                one("weight", "T", SMALL_FLOATS),
+                opt("bias", "T", SMALL_FLOATS),
+                opt("past_state", "T", SMALL_FLOATS),
+            ],
+            &[one("output", "T", SMALL_FLOATS), one("present_state", "T", SMALL_FLOATS)],
+        )
+        .attrs(&[string("activation")]),
+    Operator::new("MaxPool", &[1, 8, 10, 11, 12, 22], max_pool)
+        .params(
+            &[one("X", "T", types!(Float Uint8 Int8 Float16 Double Bfloat16))],
+            &[
+                one("Y", "T", types!(Float Uint8 Int8 Float16 Double Bfloat16)),
+                opt("Indices", "", INT64).since(8),
+            ],
+        )
+        .attrs(&[
+            string("auto_pad"),
+            int("ceil_mode").since(10),
+            ints("dilations").since(10),
+            ints("kernel_shape").required(),
+            ints("pads"),
+            int("storage_order").since(8),
+            ints("strides"),
+        ]),
+    Operator::new("AveragePool", &[1, 7, 10, 11, 19, 22], pool)
+        .params(&[one("X", "T", FLOATS)], &[one("Y", "T", FLOATS)])
+        .attrs(&[
+            string("auto_pad"),
+            int("ceil_mode").since(10),
+            int("count_include_pad").since(7),
+            ints("dilations").since(19),
+            ints("kernel_shape").required(),
+            ints("pads"),
+            ints("strides"),
+        ]),
+    Operator::new("LpPool", &[1, 2, 11, 18, 22], pool)
+        .params(&[one("X", "T", FLOATS)], &[one("Y", "T", FLOATS)])
+        .attrs(&[
+            string("auto_pad"),
+            int("ceil_mode").since(18),
+            ints("dilations").since(18),
+            ints("kernel_shape").required(),
+            int("p").since(2),
+            ints("pads"),
+            ints("strides"),
+            float("p").until(2),
+        ]),
+    Operator::new("GlobalMaxPool", &[1, 22], global_pool)
+        .params(&[one("X", "T", FLOATS)], &[one("Y", "T", FLOATS)]),
+    Operator::new("GlobalAveragePool", &[1, 22], global_pool)
+        .params(&[one("X", "T", FLOATS)], &[one("Y", "T", FLOATS)]),
+    Operator::new("GlobalLpPool", &[1, 2, 22], global_pool)
+        .params(&[one("X", "T", FLOATS)], &[one("Y", "T", FLOATS)])
+        .attrs(&[int("p").since(2), float("p").until(2)]),
+    Operator::new("MaxUnpool", &[9, 11, 22], max_unpool)
+        .params(
+            &[one("X", "T1", FLOATS), one("I", "T2", INT64), opt("output_shape", "T2", INT64)],
+            &[one("output", "T1", FLOATS)],
+        )
+        .attrs(&[ints("kernel_shape").required(), ints("pads"), ints("strides")]),
+    Operator::new("MaxRoiPool", &[1, 22], roi_pool)
+        .params(&[one("X", "T", FLOATS), one("rois", "T", FLOATS)], &[one("Y", "T", FLOATS)])
+        .attrs(&[ints("pooled_shape").required(), float("spatial_scale")]),
+    Operator::new("Col2Im", &[18], col2im)
+        .params(
+            &[one("input", "T", ANY), one("image_shape", "", INT64), one("block_shape", "", INT64)],
+            &[one("output", "T", ANY)],
+        )
+        .attrs(&[ints("dilations"), ints("pads"), ints("strides")]),
+];
+
+/// How a window moves, by spatial axis.
+struct Window {
+    kernel: SmallVec<[Dim; 3]>,
+    strides: SmallVec<[i64; 3]>,
+    dilations: SmallVec<[i64; 3]>,
+    /// Before all axes, then after them; none where they follow from the sizes.
+    pads: Option<SmallVec<[i64; 6]>>,
+    /// Output sizes are input sizes over strides, rounded up.
+    same: bool,
+}
+
+/// Reads the window's attributes. None when one of them is not known.
+fn window(
+    cx: &InferCx<'_>,
+    space: usize,
+    weight: Option<&[Dim]>,
+) -> Result<Option<Window>, InferError> {
+    let names = ["kernel_shape", "strides", "dilations", "pads", "auto_pad"];
+    if names.iter().any(|name| is_unknown_attr(cx, name)) {
+        return Ok(None);
+    }
+    let list = |name: &str, len: usize, least: i64| match cx.attrs.ints(name) {
+        Some(ints) if ints.len() != len => Err(InferError::new(format!(
+            "{name} {ints:?} are not {len}, for {space} axes of space"
+        ))),
+        Some(ints) if ints.iter().any(|&n| n < least) => {
+            Err(InferError::new(format!("{name} {ints:?}")))
+        }
+        ints => Ok(ints),
+    };
+    let ones = || smallvec::smallvec![1; space];
+    let kernel: SmallVec<[Dim; 3]> = match (list("kernel_shape", space, 1)?, weight) {
+        (Some(kernel), Some(weight)) => {
+            let kernel: Shape = Shape::fixed(kernel);
+            if kernel.0.iter().zip(weight).any(|(k, w)| merge(k, w).is_none()) {
+                let weight: Shape = weight.iter().cloned().collect();
+                return Err(InferError::new(format!(
+                    "kernel_shape {kernel} but a weight of {weight}"
+                )));
+            }
+            kernel.0.into_iter().collect()
+        }
+        (Some(kernel), None) => kernel.iter().map(|&k| Dim::Fixed(k)).collect(),
+        (None, Some(weight)) => weight.iter().cloned().collect(),
+        (None, None) => return Ok(None),
+    };
+    let (pads, same) = match cx.attrs.str("auto_pad").unwrap_or("NOTSET") {
+        "SAME_UPPER" | "SAME_LOWER" => (None, true),
+        "VALID" => (None, false),
+        _ => (list("pads", 2 * space, i64::MIN)?.map(Into::into), false),
+    };
+    Ok(Some(Window {
+        kernel,
+        strides: list("strides", space, 1)?.map_or_else(ones, Into::into),
+        dilations: list("dilations", space, 1)?.map_or_else(ones, Into::into),
+        pads,
+        same,
+    }))
+}
+
+impl Window {
+    /// Sizes of the output over an input of these sizes.
+    fn over(&self, space: &[Dim], ceil: bool) -> Result<Vec<Dim>, InferError> {
+        (0..space.len()).map(|axis| self.along(axis, &space[axis], ceil)).collect()
+    }
+
+    fn along(&self, axis: usize, size: &Dim, ceil: bool) -> Result<Dim, InferError> {
+        let (stride, dilation) = (self.strides[axis], self.dilations[axis]);
+        if self.same {
+            return Ok(match size {
+                _ if stride == 1 => size.clone(),
+                d => dim(d.fixed().map(|n| n / stride + i64::from(n % stride != 0))),
+            });
+        }
+        let (Some(kernel), half) = (self.kernel[axis].fixed(), self.kernel.len()) else {
+            return Ok(Dim::Unknown);
+        };
+        let pads = self.pads.as_ref().map_or((0, 0), |pads| (pads[axis], pads[axis + half]));
+        let extent = kernel
+            .checked_sub(1)
+            .and_then(|k| k.checked_mul(dilation))
+            .and_then(|k| k.checked_add(1));
+        let (Some(extent), Some(padding)) = (extent, pads.0.checked_add(pads.1)) else {
+            return Ok(Dim::Unknown);
+        };
+        let Some(n) = size.fixed() else {
+            // A window as wide as its padding keeps the size, whatever it is.
+            let keeps = stride == 1 && Some(padding) == extent.checked_sub(1);
+            return Ok(if keeps { size.clone() } else { Dim::Unknown });
+        };
+        let Some(room) = n.checked_add(padding).and_then(|n| n.checked_sub(extent)) else {
+            return Ok(Dim::Unknown);
+        };
+        if room < 0 {
+            return Err(InferError::new(format!(
+                "a window of {extent} does not fit into {n} with padding {padding} on axis {}",
+                axis + 2
+            )));
+        }
+        let mut count = room / stride + 1;
+        // Rounded up, but no window may begin in the padding behind the input.
+        if ceil && room % stride != 0 && count * stride < n + pads.0 {
+            count += 1;
+        }
+        Ok(Dim::Fixed(count))
+    }
+}
+
+/// Batch and channels, and the axes of space.
+fn split_space(shape: &Shape) -> Result<(&Dim, &Dim, &[Dim]), InferError> {
+    match &shape.0[..] {
+        [n, c, space @ ..] if !space.is_empty() => Ok((n, c, space)),
+        _ => Err(InferError::new(format!("{shape} has no axes of space"))),
+    }
+}
+
+fn conv(cx: &InferCx<'_>) -> Inferred {
+    output(any_dtype(cx, 0..3), conv_shape(cx, cx.shape(0), cx.shape(1), cx.shape(2))?)
+}
+
+/// Shape of a convolution of `x` by `w` with a bias.
+fn conv_shape(
+    cx: &InferCx<'_>,
+    x: Option<&Shape>,
+    w: Option<&Shape>,
+    bias: Option<&Shape>,
+) -> Result<Option<Shape>, InferError> {
+    let (Some(x), Some(w)) = (x, w) else {
+        return Ok(x.or(w).map(|s| Shape::unknown(s.rank())));
+    };
+    let (n, c, space) = split_space(x)?;
+    let (filters, taken, kernel) = split_space(w)?;
+    if x.rank() != w.rank() {
+        return Err(InferError::new(format!("input {x} and weight {w} are of different ranks")));
+    }
+    if !is_unknown_attr(cx, "group") {
+        let group = cx.attrs.int("group").unwrap_or(1);
+        let given = taken.fixed().and_then(|t| t.checked_mul(group));
+        if let (Some(c), Some(given)) = (c.fixed(), given)
+            && c != given
+        {
+            return Err(InferError::new(format!(
+                "input {x} has {c} channels, weight {w} with group {group} takes {given}"
+            )));
+        }
+        if let Some(filters) = filters.fixed()
+            && (group <= 0 || filters % group != 0)
+        {
+            return Err(InferError::new(format!("weight {w} does not go into {group} groups")));
+        }
+    }
+    if let Some(bias) = bias
+        && (bias.rank() != 1 || merge(&bias.0[0], filters).is_none())
+    {
+        return Err(InferError::new(format!("bias {bias} does not go with weight {w}")));
+    }
+    let Some(window) = window(cx, space.len(), Some(kernel))? else {
+        return Ok(Some(Shape::unknown(x.rank())));
+    };
+    let space = window
+        .over(space, false)
+        .map_err(|err| InferError::new(format!("{}: input {x}, weight {w}", err.0)))?;
+    Ok(Some([n.clone(), filters.clone()].into_iter().chain(space).collect()))
+}
+
+fn conv_integer(cx: &InferCx<'_>) -> Inferred {
+    output(Some(DataType::Int32), conv_shape(cx, cx.shape(0), cx.shape(1), None)?)
+}
+
+fn qlinear_conv(cx: &InferCx<'_>) -> Inferred {
+    output(cx.dtype(7), conv_shape(cx, cx.shape(0), cx.shape(3), cx.shape(8))?)
+}
+
+fn deform_conv(cx: &InferCx<'_>) -> Inferred {
+    output(any_dtype(cx, 0..2), conv_shape(cx, cx.shape(0), cx.shape(1), cx.shape(3))?)
+}
+
+fn causal_conv(cx: &InferCx<'_>) -> Inferred {
+    let state = cx
+        .input(3)
+        .ty
+        .cloned()
+        .or_else(|| tensor(cx.dtype(0), cx.shape(0).map(|s| Shape::unknown(s.rank()))));
+    several(cx, [cx.input(0).ty.cloned(), state])
+}
+
+fn conv_transpose(cx: &InferCx<'_>) -> Inferred {
+    let dtype = any_dtype(cx, 0..3);
+    let (Some(x), Some(w)) = (cx.shape(0), cx.shape(1)) else {
+        return output(dtype, cx.shape(0).or(cx.shape(1)).map(|s| Shape::unknown(s.rank())));
+    };
+    let (n, c, space) = split_space(x)?;
+    let (taken, filters, kernel) = split_space(w)?;
+    if x.rank() != w.rank() {
+        return Err(InferError::new(format!("input {x} and weight {w} are of different ranks")));
+    }
+    if merge(c, taken).is_none() {
+        return Err(InferError::new(format!(
+            "input {x} has {c} channels, weight {w} takes {taken}"
+        )));
+    }
+    let group =
+        if is_unknown_attr(cx, "group") { None } else { Some(cx.attrs.int("group").unwrap_or(1)) };
+    let filters = dim(filters.fixed().zip(group).and_then(|(f, g)| f.checked_mul(g)));
+    let unknown = ["output_shape", "output_padding"].iter().any(|name| is_unknown_attr(cx, name));
+    let window = if unknown { None } else { window(cx, space.len(), Some(kernel))? };
+    let Some(window) = window else {
+        let space = space.iter().map(|_| Dim::Unknown);
+        return output(dtype, Some([n.clone(), filters].into_iter().chain(space).collect()));
+    };
+    let given = cx.attrs.ints("output_shape");
+    let extra = cx.attrs.ints("output_padding");
+    let along = |axis: usize| {
+        if let Some(&size) =
+            given.and_then(|given| given.get(given.len().checked_sub(space.len())? + axis))
+        {
+            return Some(size);
+        }
+        let size = space[axis].fixed()?;
+        let stride = window.strides[axis];
+        if window.same {
+            return size.checked_mul(stride);
+        }
+        let pads =
+            window.pads.as_ref().map_or((0, 0), |pads| (pads[axis], pads[axis + space.len()]));
+        let extent = window.kernel[axis]
+            .fixed()?
+            .checked_sub(1)?
+            .checked_mul(window.dilations[axis])?
+            .checked_add(1)?;
+        let extra = extra.and_then(|extra| extra.get(axis)).copied().unwrap_or(0);
+        let full =
+            size.checked_sub(1)?.checked_mul(stride)?.checked_add(extent)?.checked_add(extra)?;
+        full.checked_sub(pads.0)?.checked_sub(pads.1).filter(|&n| n >= 0)
+    };
+    output(
+        dtype,
+        Some(
+            [n.clone(), filters]
+                .into_iter()
+                .chain((0..space.len()).map(|i| dim(along(i))))
+                .collect(),
+        ),
+    )
+}
+
+fn pool_shape(cx: &InferCx<'_>) -> Result<Option<Shape>, InferError> {
+    let Some(x) = cx.shape(0) else { return Ok(None) };
+    let (n, c, space) = split_space(x)?;
+    if is_unknown_attr(cx, "ceil_mode") {
+        return Ok(Some(Shape::unknown(x.rank())));
+    }
+    let ceil = cx.attrs.int("ceil_mode").unwrap_or(0) != 0;
+    let Some(window) = window(cx, space.len(), None)? else {
+        return Ok(Some(Shape::unknown(x.rank())));
+    };
+    let space =
+        window.over(space, ceil).map_err(|err| InferError::new(format!("{}: {x}", err.0)))?;
+    Ok(Some([n.clone(), c.clone()].into_iter().chain(space).collect()))
+}
+
+fn pool(cx: &InferCx<'_>) -> Inferred {
+    output(cx.dtype(0), pool_shape(cx)?)
+}
+
+fn max_pool(cx: &InferCx<'_>) -> Inferred {
+    let shape = pool_shape(cx)?;
+    several(cx, [tensor(cx.dtype(0), shape.clone()), tensor(Some(DataType::Int64), shape)])
+}
+
+fn global_pool(cx: &InferCx<'_>) -> Inferred {
+    let Some(x) = cx.shape(0) else { return output(cx.dtype(0), None) };
+    let (n, c, space) = split_space(x)?;
+    let ones = space.iter().map(|_| Dim::Fixed(1));
+    output(cx.dtype(0), Some([n.clone(), c.clone()].into_iter().chain(ones).collect()))
+}
+
+fn max_unpool(cx: &InferCx<'_>) -> Inferred {
+    let shape = match (cx.shape(0), cx.ints(2)) {
+        (_, Some(given)) => Some(Shape::fixed(&given)),
+        (Some(x), None) => Some(Shape::unknown(x.rank())),
+        _ => None,
+    };
+    output(cx.dtype(0), shape)
+}
+
+fn roi_pool(cx: &InferCx<'_>) -> Inferred {
+    let at = |slot: usize, axis: usize| {
+        cx.shape(slot).and_then(|s| s.0.get(axis).cloned()).unwrap_or(Dim::Unknown)
+    };
+    let pooled = |i: usize| dim(cx.attrs.ints("pooled_shape").and_then(|p| p.get(i).copied()));
+    output(cx.dtype(0), Some([at(1, 0), at(0, 1), pooled(0), pooled(1)].into_iter().collect()))
+}
+
+fn col2im(cx: &InferCx<'_>) -> Inferred {
+    let Some(image) = super::infer::dims_from(cx.input(1)) else {
+        return output(cx.dtype(0), None);
+    };
+    let at = |axis: usize| cx.shape(0).and_then(|s| s.0.get(axis).cloned()).unwrap_or(Dim::Unknown);
+    let block = cx.ints(2).and_then(|b| b.iter().try_fold(1i64, |n, &d| n.checked_mul(d)));
+    let channels =
+        at(1).fixed().zip(block).filter(|&(c, b)| b > 0 && c % b == 0).map(|(c, b)| c / b);
+    output(cx.dtype(0), Some([at(0), dim(channels)].into_iter().chain(image.0).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::DataType;
+    use crate::op::testing::Case;
+
+    fn conv(x: &str, w: &str) -> Case {
+        Case::new("Conv").typed(DataType::Float, x).typed(DataType::Float, w)
+    }
+
+    #[test]
+    fn sizes_of_convolutions() {
+        assert_eq!(
+            conv("N,768,S", "768,1,9").attr("group", 768_i64).ints("pads", &[4, 4]).infer(),
+            "float[N,768,S]"
+        );
+        assert_eq!(
+            conv("1,3,224,224", "64,3,7,7").ints("strides", &[2, 2]).infer(),
+            "float[1,64,109,109]"
+        );
+        assert_eq!(
+            conv("1,3,5", "4,3,3").attr("auto_pad", "SAME_UPPER").ints("strides", &[2]).infer(),
+            "float[1,4,3]"
+        );
+        assert_eq!(conv("1,3,9", "4,3,3").ints("dilations", &[2]).infer(), "float[1,4,5]");
+    }
+
+    #[test]
+    fn channels_must_agree() {
+        assert_eq!(
+            conv("1,128,768", "768,1,9").attr("group", 768_i64).infer_err(),
+            "input [1,128,768] has 128 channels, weight [768,1,9] with group 768 takes 768"
+        );
+        assert_eq!(
+            conv("1,3,4", "8,3,5").infer_err(),
+            "a window of 5 does not fit into 4 with padding 0 on axis 2: input [1,3,4], weight [8,3,5]"
+        );
+    }
+
+    #[test]
+    fn windows_do_not_begin_behind_the_input() {
+        let pool = |size: &str| {
+            Case::new("MaxPool")
+                .ints("kernel_shape", &[2])
+                .ints("strides", &[3])
+                .attr("ceil_mode", 1_i64)
+                .typed(DataType::Float, size)
+        };
+        assert_eq!(pool("1,1,6").infer(), "float[1,1,2]");
+        assert_eq!(pool("1,1,7").infer(), "float[1,1,3]");
+    }
+
+    #[test]
+    fn transposed_convolutions_grow() {
+        let case = Case::new("ConvTranspose")
+            .typed(DataType::Float, "1,4,5")
+            .typed(DataType::Float, "4,2,3");
+        assert_eq!(case.ints("strides", &[2]).attr("group", 2_i64).infer(), "float[1,4,11]");
+    }
+}

@@ -1,0 +1,135 @@
+//! `onnxfix verify`
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use onnxfix_ir::{LoadOptions, content_hash};
+
+use super::Verdict;
+use super::output::Output;
+use super::progress::Progress;
+use super::shapes::Shapes;
+use super::single::named_or_single;
+use crate::record::Record;
+use crate::source::{is_text, read};
+use crate::verify::{Options, Step, Subject, verify};
+
+/// Compare an optimized model with its source on the CPU.
+///
+/// Weights are compared bit for bit, then both models run in tract on inputs that mean something: ids from the whole
+/// vocabulary, padding on both sides, single tokens, all segments. Without AFTER it takes the only *.opt.onnx of the
+/// current folder; without --against the source that the optimized model records.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The optimized model.
+    after: Option<PathBuf>,
+
+    /// The model it was made from.
+    #[arg(long, value_name = "BEFORE")]
+    against: Option<PathBuf>,
+
+    /// How many sequences to run, at least.
+    #[arg(long, value_name = "N", default_value_t = Options::default().samples)]
+    samples: usize,
+
+    /// Seed of the samples.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+
+    /// Largest difference relative to the spread of an output [default: 1e-4, for 16-bit floats 1e-2].
+    #[arg(long, value_name = "SHARE")]
+    rtol: Option<f64>,
+
+    /// Largest absolute difference, in addition.
+    #[arg(long, value_name = "DIFFERENCE", default_value_t = 0.0)]
+    atol: f64,
+
+    #[command(flatten)]
+    shapes: Shapes,
+
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
+    let after = named_or_single(args.after.as_deref(), "verify")?;
+    let mut options = Options {
+        samples: args.samples,
+        seed: args.seed,
+        rtol: args.rtol,
+        atol: args.atol,
+        ..Options::default()
+    };
+    let mut given = onnxfix_passes::Options::default();
+    args.shapes.apply(&mut given)?;
+    options.shapes = given.shapes;
+    options.dims = given.dims;
+    check_tolerances(&options)?;
+
+    let after = subject(&after)?;
+    let before = match &args.against {
+        Some(path) => subject(path)?,
+        None => recorded_source(&after)?,
+    };
+    judge(&before, &after, &options, args.json, out)
+}
+
+/// Compares the model at `after` with the one at `before`, for other commands.
+pub(crate) fn compare(after: &Path, before: &Path, out: &Output) -> Result<Verdict> {
+    judge(&subject(before)?, &subject(after)?, &Options::default(), false, out)
+}
+
+fn judge(before: &Subject, after: &Subject, options: &Options, json: bool, out: &Output) -> Result<Verdict> {
+    let progress = Progress::start(out, "compare");
+    let report = verify(before, after, options, &|step: Step| progress.step(step.to_string()))
+        .with_context(|| format!("verify {}", after.name))?;
+    drop(progress);
+    if json {
+        out.json(&report)?;
+    } else {
+        out.result(&report.text())?;
+    }
+    Ok(if report.equal { Verdict::Clean } else { Verdict::Findings })
+}
+
+fn check_tolerances(options: &Options) -> Result<()> {
+    for (flag, value) in [("--rtol", options.rtol.unwrap_or(0.0)), ("--atol", options.atol)] {
+        if !value.is_finite() || value < 0.0 {
+            bail!("{flag} {value}: a tolerance is a number that is not negative");
+        }
+    }
+    Ok(())
+}
+
+fn subject(path: &Path) -> Result<Subject> {
+    let options = LoadOptions { drop_unknown: true, ..LoadOptions::default() };
+    let input = read(path, &options).context("verify")?;
+    let file = (!is_text(path)).then(|| path.to_path_buf());
+    Ok(Subject { name: path.display().to_string(), model: input.model, file })
+}
+
+/// The source that an optimized model records, if it is still what it was.
+fn recorded_source(after: &Subject) -> Result<Subject> {
+    let name = &after.name;
+    let Some(record) = Record::of(&after.model) else {
+        bail!("verify {name}: the model records no source; say which one with --against BEFORE");
+    };
+    if record.replaced {
+        bail!("verify {name}: the model took the place of its source; name a copy of the source with --against BEFORE");
+    }
+    let path = record.source(Path::new(name));
+    if !path.exists() {
+        bail!("verify {name}: its source {} is not there; say where it is with --against BEFORE", path.display());
+    }
+    let hash = content_hash(&path).with_context(|| format!("verify {name}: read its source {}", path.display()))?;
+    let size = std::fs::metadata(&path).map(|m| m.len()).unwrap_or_default();
+    if hash.to_string() != record.hash || size != record.size {
+        bail!(
+            "verify {name}: {} is not the file that the model was made from (it changed since); \
+             optimize it again, or name the source with --against BEFORE",
+            path.display()
+        );
+    }
+    subject(&path)
+}

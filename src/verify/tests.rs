@@ -1,0 +1,267 @@
+use std::path::Path;
+use std::sync::Arc;
+
+use onnxfix_ir::{Element, LoadOptions, Model, Tensor, Use, ValueId, load, text};
+
+use super::*;
+
+fn fixture(name: &str) -> Subject {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/models").join(name);
+    let model = load(&path, &LoadOptions::default()).expect("a fixture").model;
+    Subject { name: name.into(), model, file: Some(path) }
+}
+
+fn subject(name: &str, model: Model) -> Subject {
+    Subject { name: name.into(), model, file: None }
+}
+
+fn parsed(text: &str) -> Model {
+    text::parse(text).expect("a model in ONNX text")
+}
+
+#[track_caller]
+fn report(before: &Subject, after: &Subject) -> Report {
+    verify(before, after, &Options::default(), &|_| {}).expect("an answer")
+}
+
+/// A fixture against a copy of itself in which `change` planted a mistake.
+#[track_caller]
+fn mutant(name: &str, change: impl FnOnce(&mut Model)) -> Report {
+    let before = fixture(name);
+    let mut after = subject("mutant", before.model.clone());
+    change(&mut after.model);
+    report(&before, &after)
+}
+
+/// Says that a pass made a tensor, so that only the numbers can tell.
+fn mark(tensor: &mut Tensor) {
+    tensor.extra_mut().metadata.push((PROVENANCE.into(), "a-pass".into()));
+}
+
+/// Changes elements of an initializer.
+fn change<T: Element>(model: &mut Model, value: ValueId, marked: bool, edit: impl FnOnce(&mut [T])) {
+    let old = model[value].tensor().expect("an initializer").clone();
+    let mut elements = old.elements::<T>().expect("of this type").into_owned();
+    edit(&mut elements);
+    let mut new = Tensor::new(&old.dims, elements);
+    if marked {
+        mark(&mut new);
+    }
+    model.set_tensor(value, Arc::new(new));
+}
+
+/// The weight of the first matrix product.
+fn matrix(model: &Model) -> ValueId {
+    let products = model.nodes(model.root()).filter(|&n| matches!(model[n].op().name.as_str(), "MatMul" | "Gemm"));
+    products.filter_map(|n| model[n].input(1)).find(|&w| model[w].tensor().is_some()).expect("a product with a weight")
+}
+
+/// The table that the first input indexes.
+fn vocabulary(model: &Model) -> ValueId {
+    let Role::Ids { tables, .. } = &roles::analyse(model)[0].role else { panic!("the first input is ids") };
+    model.value_named(model.root(), &tables[0].name).expect("the table")
+}
+
+const MODELS: [&str; 4] =
+    ["deberta_v3_tiny.onnx", "deberta_v3_tiny_dynamo.onnx", "convbert_tiny.onnx", "convbert_tiny_mask_from_ids.onnx"];
+
+#[test]
+fn a_model_equals_itself() {
+    for name in MODELS {
+        let report = mutant(name, |_| {});
+        assert!(report.equal, "{}", report.text());
+        assert!(report.outputs[0].spread > 0.5, "logits of {name} are too close for a relative measure to bite");
+    }
+}
+
+#[test]
+fn inputs_are_known_by_what_is_done_with_them() {
+    let roles = |name: &str| roles::analyse(&fixture(name).model);
+    let ids = |input: &Input, rows: i64| input.range() == Some((0, rows - 1));
+
+    let deberta = roles("deberta_v3_tiny.onnx");
+    assert!(ids(&deberta[0], 1000) && deberta[1].role == Role::Mask, "{deberta:?}");
+    let convbert = roles("convbert_tiny.onnx");
+    assert!(ids(&convbert[0], 1000) && convbert[1].role == Role::Mask && ids(&convbert[2], 2), "{convbert:?}");
+    // No mask: the ids are compared with the padding id instead.
+    let from_ids = roles("convbert_tiny_mask_from_ids.onnx");
+    let Role::Ids { compared, .. } = &from_ids[0].role else { panic!("{from_ids:?}") };
+    assert!(ids(&from_ids[0], 1000) && *compared == [0] && ids(&from_ids[1], 2), "{from_ids:?}");
+}
+
+#[test]
+fn roles_follow_casts_offsets_and_computed_tables() {
+    let model = parsed(
+        r#"<ir_version: 8, opset_import: ["" : 13]>
+        g (int64[B,S] words, float[B,S] bias, int64[B,S] mask, int64[B] lengths, float[B,S] data) => (float[B,S,S] y)
+        <float[5,2] table = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10}, float[5,1] ones = {1, 1, 1, 1, 1}, int64 two = {2},
+         float one = {1}>
+        {
+            shifted = Sub (words, two)  narrow = Cast <to = 6> (shifted)  rows = Mul (table, ones)
+            x = Gather (rows, narrow)  xt = Transpose <perm = [0, 2, 1]> (x)  scores = MatMul (x, xt)
+            float_mask = Cast <to = 1> (mask)  inverted = Sub (one, float_mask)
+            a = Add (scores, inverted)  b = Add (a, bias)  p = Softmax <axis = -1> (b)
+            d = Mul (p, data)  l = Cast <to = 1> (lengths)  y = Add (d, l)
+        }"#,
+    );
+    let inputs = roles::analyse(&model);
+    assert_eq!(inputs[0].range(), Some((2, 6)));
+    let roles: Vec<&Role> = inputs[1..].iter().map(|i| &i.role).collect();
+    assert_eq!(roles, [&Role::Bias, &Role::Mask, &Role::Flags, &Role::Data]);
+}
+
+#[test]
+fn samples_have_every_kind_of_padding_and_both_ends_of_the_vocabulary() {
+    let inputs = roles::analyse(&fixture("deberta_v3_tiny.onnx").model);
+    for (batch, wanted) in [(1, 1), (3, 8), (8, 1)] {
+        let samples = samples::generate(&inputs, &[vec![batch, 32], vec![batch, 32]], wanted, 7);
+        let rows: Vec<_> = samples.iter().flat_map(|s| &s.rows).collect();
+        assert!(rows.len() >= wanted.max(5) && rows.len() % usize::try_from(batch).expect("small") == 0);
+        for kind in [samples::Kind::Full, samples::Kind::Right, samples::Kind::Left, samples::Kind::One] {
+            assert!(rows.iter().any(|r| r.kind == kind && r.tokens.contains(&true)), "{kind:?}");
+        }
+        assert!(rows.iter().any(|r| !r.tokens.contains(&true)));
+        let ids = samples::distinct(&samples, 0);
+        assert!(ids.contains(&0) && ids.contains(&999));
+    }
+}
+
+#[test]
+fn one_changed_weight_is_caught() {
+    for name in MODELS {
+        let report = mutant(name, |m| {
+            let weight = matrix(m);
+            change::<f32>(m, weight, false, |w| w[17] += 1e-6);
+        });
+        assert!(!report.equal);
+        let [Changed::Elements { difference, .. }] = &report.weights.changed[..] else { panic!("{}", report.text()) };
+        assert_eq!((difference.count, difference.first.len()), (1, 2));
+    }
+}
+
+#[test]
+fn one_changed_weight_that_a_pass_claims_is_caught_by_the_numbers() {
+    for name in MODELS {
+        let report = mutant(name, |m| {
+            let weight = matrix(m);
+            change::<f32>(m, weight, true, |w| w[17] += 1.0);
+        });
+        assert!(!report.equal && report.weights.changed.is_empty(), "{name}: {}", report.text());
+    }
+}
+
+#[test]
+fn the_last_row_of_an_embedding_is_caught() {
+    for name in MODELS {
+        let report = mutant(name, |m| {
+            let table = vocabulary(m);
+            change::<f32>(m, table, false, |w| *w.last_mut().expect("elements") += 1.0);
+        });
+        let [Changed::Elements { difference, .. }] = &report.weights.changed[..] else { panic!("{}", report.text()) };
+        assert_eq!(difference.first[0], 999, "{}", report.text());
+        assert!(!report.outputs[0].equal, "the last row is among the samples as well");
+    }
+}
+
+#[test]
+fn a_constant_that_nobody_made_is_caught() {
+    let report = mutant("deberta_v3_tiny.onnx", |m| {
+        let weight = matrix(m);
+        change::<f32>(m, weight, false, |_| {});
+        // Another name and other elements: no constant of the source.
+        let mut other = m[weight].tensor().expect("an initializer").as_ref().clone();
+        mark(&mut other);
+        let new = Tensor::new(&[2], vec![1.5_f32, 2.5]);
+        m.add_initializer(m.root(), "smuggled".into(), Arc::new(new));
+        m.set_tensor(weight, Arc::new(other));
+    });
+    assert!(matches!(&report.weights.changed[..], [Changed::Unknown { name, .. }] if name == "smuggled"), "{}", report.text());
+}
+
+#[test]
+fn swapped_outputs_are_caught() {
+    let model = |outputs: &str, body: &str| {
+        parsed(&format!(
+            r#"<ir_version: 8, opset_import: ["" : 13]> g (float[2,3] x) => ({outputs}) {{ {body} }}"#
+        ))
+    };
+    let before = subject("before", model("float[2,3] a, float[2,3] b", "a = Relu (x)  b = Neg (x)"));
+    let renamed = subject("after", model("float[2,3] b, float[2,3] a", "a = Relu (x)  b = Neg (x)"));
+    assert!(matches!(report(&before, &renamed).interface[..], [Change::Outputs { .. }]));
+    let swapped = subject("after", model("float[2,3] a, float[2,3] b", "a = Neg (x)  b = Relu (x)"));
+    let report = report(&before, &swapped);
+    assert!(report.interface.is_empty() && report.outputs.iter().all(|o| !o.equal), "{}", report.text());
+}
+
+#[test]
+fn another_type_of_an_output_is_caught() {
+    let before = parsed(
+        r#"<ir_version: 8, opset_import: ["" : 13]> g (float[2] x) => (int64[2] y) { y = Cast <to = 7> (x) }"#,
+    );
+    let after = parsed(
+        r#"<ir_version: 8, opset_import: ["" : 13]> g (float[2] x) => (int32[2] y) { y = Cast <to = 6> (x) }"#,
+    );
+    let report = report(&subject("before", before), &subject("after", after));
+    assert!(matches!(report.interface[..], [Change::DataType { .. }]), "{}", report.text());
+}
+
+/// Every float constant of one element, with the nodes that read it.
+fn scalars(model: &Model) -> Vec<(ValueId, f64)> {
+    let of = |v: ValueId| {
+        let tensor = match model.producer(v) {
+            Some(n) => model[n].attrs.tensor("value").cloned(),
+            None => model[v].tensor().cloned(),
+        }?;
+        <[f64; 1]>::try_from(tensor.to_floats()?).ok().map(|[x]| (v, x))
+    };
+    model.all_values().filter_map(|(v, _)| of(v)).collect()
+}
+
+/// Replaces a constant of one element where a single node reads it, and says that a pass did.
+fn replace_scalar(model: &mut Model, old: ValueId, user: Use, new: f32) {
+    let dims = model.producer(old).map_or_else(Vec::new, |n| {
+        model[n].attrs.tensor("value").map(|t| t.dims.clone()).unwrap_or_default()
+    });
+    let mut tensor = Tensor::new(&dims, vec![new]);
+    mark(&mut tensor);
+    let name = model.fresh_name("planted");
+    let value = model.add_initializer(model.root(), name, Arc::new(tensor));
+    let Use::Input { node, slot } = user else { panic!("read by a node") };
+    model.set_input(node, slot as usize, Some(value));
+}
+
+#[test]
+fn a_mask_of_zero_is_caught() {
+    for name in MODELS {
+        let report = mutant(name, |m| {
+            let masks: Vec<_> = scalars(m).into_iter().filter(|&(_, x)| x <= -1e4).map(|(v, _)| v).collect();
+            assert!(!masks.is_empty(), "{name} has a mask value");
+            for mask in masks {
+                for user in m[mask].uses().to_vec() {
+                    replace_scalar(m, mask, user, 0.0);
+                }
+            }
+        });
+        assert!(!report.equal && report.weights.changed.is_empty(), "{name}: {}", report.text());
+        assert!(report.first_difference.is_some(), "{}", report.text());
+    }
+}
+
+#[test]
+fn a_missing_scale_in_one_layer_is_caught() {
+    for name in MODELS {
+        let report = mutant(name, |m| {
+            // The last division of anything by a number that is neither 2 nor the √2 of GELU.
+            let is_scale = |m: &Model, user: &Use| match *user {
+                Use::Input { node, .. } => matches!(m[node].op().name.as_str(), "Mul" | "Div"),
+                Use::Output { .. } => false,
+            };
+            let odd = |x: f64| x > 1.0 && x < 30.0 && ![2.0, 2.0_f64.sqrt()].iter().any(|y| (x - y).abs() < 1e-3);
+            let users = |v: ValueId| m[v].uses().iter().copied().find(|u| is_scale(m, u));
+            let found = scalars(m).into_iter().filter(|&(_, x)| odd(x)).filter_map(|(v, _)| Some((v, users(v)?)));
+            let (scale, user) = found.last().unwrap_or_else(|| panic!("{name} has a scale"));
+            replace_scalar(m, scale, user, 1.0);
+        });
+        assert!(!report.equal, "{name}: {}", report.text());
+    }
+}

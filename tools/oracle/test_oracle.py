@@ -1,0 +1,194 @@
+"""Tests of the oracle itself: every check has to be able to fail.
+
+    python -m unittest discover tools/oracle
+"""
+
+import tempfile
+import unittest
+from pathlib import Path
+
+import numpy
+import onnx
+
+import graph as graphs
+import inputs as meaningful
+import runtime
+import structure
+
+
+def model(text: str, opset: str = '"" : 13', **tables: tuple) -> onnx.ModelProto:
+    """A model from ONNX's text form, with a float initializer for each table of a given shape."""
+    parsed = onnx.parser.parse_model(f"<ir_version: 8, opset_import: [{opset}]>\n{text}")
+    for name, shape in tables.items():
+        parsed.graph.initializer.append(onnx.numpy_helper.from_array(numpy.ones(shape, numpy.float32), name))
+    return parsed
+
+
+TEXT_MODEL = """
+g (int64[batch, seq] tokens, int64[batch, seq] kinds, int64[batch, seq] kept) => (float[batch, seq, 2] y) {
+  named = Identity(tokens)
+  word = Gather(words, named)
+  kind = Gather(sentences, kinds)
+  both = Add(word, kind)
+  mask = Cast<to = 1>(kept)
+  two = Constant<value = int64[1] {2}>()
+  wide = Unsqueeze(mask, two)
+  y = Mul(both, wide)
+}
+"""
+
+
+class Structure(unittest.TestCase):
+    def test_an_invalid_file_is_refused(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "invalid.onnx"
+            path.write_bytes(model("g (float[2] x) => (float[3] y) { y = Relu(x) }").SerializeToString())
+            self.assertTrue(structure.check_is_valid(path))
+
+    def test_a_second_domain_is_refused(self):
+        graph = "g (float[2] x) => (float[2] y) { y = Relu(x) }"
+        self.assertFalse(structure.check_one_opset(model(graph)))
+        self.assertTrue(structure.check_one_opset(model(graph, '"" : 13, "com.example" : 1')))
+
+    def test_shape_arithmetic_is_refused(self):
+        found = structure.check_no_leftovers(model("g (float[2] x) => (int64[1] y) { y = Shape(x) }"))
+        self.assertEqual(found, ["Shape is left, writing y"])
+
+    def test_an_expand_in_front_of_a_broadcast_is_idle(self):
+        text = """
+        g (float[1, 4] x, float[{other}] z) => (float[3, 4] y) <float[3, 4] wide> {{
+          shape = Constant<value = int64[2] {{3, 4}}>()
+          wide = Expand(x, shape)
+          y = Add(wide, z)
+        }}
+        """
+        self.assertTrue(structure.check_no_idle_expand(model(text.format(other="3, 4"))))
+        self.assertFalse(structure.check_no_idle_expand(model(text.format(other="1, 4"))))
+
+    def test_an_expand_that_a_graph_output_shows_is_not_idle(self):
+        text = """
+        g (float[1, 4] x, float[3, 4] z) => (float[3, 4] wide, float[3, 4] y) {
+          shape = Constant<value = int64[2] {3, 4}>()
+          wide = Expand(x, shape)
+          y = Add(wide, z)
+        }
+        """
+        self.assertFalse(structure.check_no_idle_expand(model(text)))
+
+    def test_an_open_or_missing_shape_is_refused(self):
+        text = "g (float[{dim}] x) => (float[2] y) {info} {{ z = Relu(x) y = Relu(z) }}"
+        self.assertFalse(structure.check_shapes_are_static(model(text.format(dim=2, info="<float[2] z>"))))
+        self.assertTrue(structure.check_shapes_are_static(model(text.format(dim="n", info="<float[2] z>"))))
+        self.assertTrue(structure.check_shapes_are_static(model(text.format(dim=2, info="<float[n] z>"))))
+        self.assertTrue(structure.check_shapes_are_static(model(text.format(dim=2, info=""))))
+
+    def test_a_wrong_shape_is_refused(self):
+        wrong = model("g (float[2] x) => (float[2] y) <float[2] z> { z = Relu(x) y = Relu(z) }")
+        tensors = {"x": numpy.zeros(2, numpy.float32)}
+        self.assertFalse(structure.check_shapes_are_true(wrong, tensors))
+        wrong.graph.value_info[0].type.tensor_type.shape.dim[0].dim_value = 3
+        self.assertTrue(structure.check_shapes_are_true(wrong, tensors))
+
+    def test_the_interface_depends_on_the_target(self):
+        text = "g ({dtype}[{dim}] x) => (float[2] {out}) {{ {out} = Cast<to = 1>(x) }}"
+        before = model(text.format(dtype="int64", dim="n", out="y"))
+        narrow = model(text.format(dtype="int32", dim="2", out="y"))
+        wide = model(text.format(dtype="int64", dim="2", out="y"))
+        renamed = model(text.format(dtype="int32", dim="2", out="z"))
+        shapes = {"x": [2]}
+        self.assertFalse(structure.check_interface(before, narrow, shapes, "ascend310p3"))
+        self.assertTrue(structure.check_interface(before, wide, shapes, "ascend310p3"))
+        self.assertFalse(structure.check_interface(before, wide, shapes, "portable"))
+        self.assertTrue(structure.check_interface(before, narrow, shapes, "portable"))
+        self.assertTrue(structure.check_interface(before, renamed, shapes, "ascend310p3"))
+        self.assertTrue(structure.check_interface(before, narrow, {"x": [3]}, "ascend310p3"))
+
+    def test_a_window_is_sliced_and_not_gathered(self):
+        gathered = model("""
+        g (float[1, 6] x) => (float[1, 3, 4] y) {
+          index = Constant<value = int64[3, 4] {0, 1, 2, 3, 1, 2, 3, 4, 2, 3, 4, 5}>()
+          padded = Relu(x)
+          y = Gather<axis = 1>(padded, index)
+        }
+        """)
+        sliced = model("""
+        g (float[1, 6] x) => (float[3, 4] y)
+        <int64[1] a = {0}, int64[1] b = {1}, int64[1] c = {2},
+         int64[1] p = {4}, int64[1] q = {5}, int64[1] r = {6}, int64[1] axis = {1}> {
+          padded = Relu(x)
+          first = Slice(padded, a, p, axis)
+          second = Slice(padded, b, q, axis)
+          third = Slice(padded, c, r, axis)
+          y = Concat<axis = 0>(first, second, third)
+        }
+        """)
+        self.assertTrue(structure.check_unfold(gathered, gathered))
+        self.assertFalse(structure.check_unfold(sliced, sliced))
+        self.assertEqual(len(structure.unfold_concats(sliced.graph)), 1)
+
+
+class Inputs(unittest.TestCase):
+    def setUp(self):
+        self.inputs = meaningful.describe(model(TEXT_MODEL, words=(20, 2), sentences=(2, 2)), batch=3)
+        self.batches = meaningful.batches(self.inputs, seed=0)
+
+    def test_roles_come_from_use_and_not_from_names(self):
+        found = [(entry.name, entry.role, entry.rows) for entry in self.inputs]
+        self.assertEqual(found, [("tokens", "ids", 20), ("kinds", "segments", 2), ("kept", "mask", 0)])
+
+    def test_a_compared_id_is_the_padding_id(self):
+        text = """
+        g (int64[batch, seq] tokens) => (bool[batch, seq] pads, float[batch, seq, 2] y) {
+          seven = Constant<value = int64 {7}>()
+          pads = Equal(tokens, seven)
+          y = Gather(words, tokens)
+        }
+        """
+        inputs = meaningful.describe(model(text, words=(20, 2)), batch=1)
+        self.assertEqual(inputs[0].padding, 7)
+        last = meaningful.all_padding(inputs, seed=0)["tokens"][-1]
+        self.assertTrue((last == 7).all())
+
+    def test_the_whole_vocabulary_and_every_padding_occur(self):
+        ids = numpy.concatenate([batch["tokens"] for batch in self.batches])
+        masks = numpy.concatenate([batch["kept"] for batch in self.batches])
+        lengths = masks.sum(axis=1)
+        self.assertEqual(set(ids.ravel()), set(range(20)))
+        self.assertGreaterEqual(lengths.min(), 1)
+        self.assertIn(1, lengths)
+        self.assertIn(meaningful.DEFAULT_SEQ, lengths)
+        self.assertTrue(((masks[:, 0] == 0) & (masks[:, -1] == 1)).any(), "padding on the left")
+        self.assertTrue(((masks[:, 0] == 1) & (masks[:, -1] == 0)).any(), "padding on the right")
+
+    def test_a_seed_gives_the_same_batches(self):
+        again = meaningful.batches(self.inputs, seed=0)
+        other = meaningful.batches(self.inputs, seed=1)
+        self.assertTrue(all((a["tokens"] == b["tokens"]).all() for a, b in zip(self.batches, again)))
+        self.assertFalse(all((a["tokens"] == b["tokens"]).all() for a, b in zip(self.batches, other)))
+
+
+class Differences(unittest.TestCase):
+    def test_a_difference_is_relative_to_the_spread(self):
+        expected = numpy.array([0.0, 0.5], numpy.float32)
+        self.assertEqual(runtime.relative_difference(expected, expected), 0.0)
+        self.assertAlmostEqual(runtime.relative_difference(expected + numpy.float32(0.25), expected), 0.5)
+
+    def test_what_is_no_number_or_has_another_shape_is_infinitely_far(self):
+        expected = numpy.array([0.0, 0.5], numpy.float32)
+        for actual in (numpy.array([0.0, numpy.nan], numpy.float32), numpy.zeros((2, 1), numpy.float32)):
+            self.assertEqual(runtime.relative_difference(actual, expected), float("inf"))
+
+    def test_a_fixed_batch_runs_row_by_row(self):
+        runner = runtime.Runner(model("g (float[1, 2] x) => (float[1, 2] y) { y = Neg(x) }"))
+        values = numpy.arange(6, dtype=numpy.float32).reshape(3, 2)
+        self.assertTrue((runner.run({"x": values})["y"] == -values).all())
+
+
+class Graphs(unittest.TestCase):
+    def test_constant_nodes_do_not_count(self):
+        text = "g (float[2] x) => (float[2] y) { one = Constant<value = float {1.0}>() y = Add(x, one) }"
+        self.assertEqual(graphs.count_nodes(model(text)), 1)
+
+
+if __name__ == "__main__":
+    unittest.main()
