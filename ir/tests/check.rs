@@ -3,7 +3,7 @@
 mod common;
 
 use common::{graph, if_node, node, tensor};
-use onnxfix_ir::{Model, NewNode, NodeId, check};
+use onnxfix_ir::{DataType, Model, NewNode, NodeId, Type, check};
 
 /// `y = Add(x, w)`, of which `w` is constant, and that node.
 fn model() -> (Model, NodeId) {
@@ -44,6 +44,35 @@ fn an_operator_set_that_is_not_imported() {
     let (mut m, _) = model();
     m.opsets.clear();
     insta::assert_snapshot!(broken(&m), @r#"graph "g" › "y" (Add): no operator set is imported for domain """#);
+}
+
+#[test]
+fn what_an_operator_needs() {
+    let (mut m, add) = model();
+    let x = m[m.root()].inputs()[0];
+    m.set_input(add, 0, None);
+    m.add_node(m.root(), None, NewNode::new("Concat", &[x], "z".into()));
+    insta::assert_snapshot!(broken(&m), @r#"
+    graph "g" › "y" (Add): lacks input `A` of Add
+    graph "g" › Concat making "z": lacks attribute `axis` of Concat
+    "#);
+}
+
+#[test]
+fn more_inputs_than_the_operator_has() {
+    let (mut m, _) = model();
+    let x = m[m.root()].inputs()[0];
+    m.add_node(m.root(), None, NewNode::new("Relu", &[x, x], "z".into()));
+    insta::assert_snapshot!(broken(&m), @r#"graph "g" › Relu making "z": has 2 inputs, Relu takes at most 1"#);
+}
+
+#[test]
+fn element_types_that_do_not_go_together() {
+    let (mut m, _) = model();
+    let x = m[m.root()].inputs()[0];
+    m.set_type(x, Some(Type::tensor(DataType::Int64, &[1])));
+    insta::assert_snapshot!(broken(&m),
+        @r#"graph "g" › "y" (Add): A of Add is int64 and B is float, which should be the same"#);
 }
 
 #[test]

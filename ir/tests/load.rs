@@ -4,7 +4,10 @@ mod common;
 
 use bytes::Bytes;
 use common::{error, graph, if_node, load, load_error, model, node, order, tensor, value};
-use onnxfix_ir::proto::{AttributeProto, GraphProto, StringStringEntryProto, TensorProto};
+use onnxfix_ir::proto::{
+    AttributeProto, Dimension, DimensionValue, GraphProto, StringStringEntryProto, TensorProto,
+    TensorShapeProto, TypeProto, TypeProtoValue, TypeTensor,
+};
 use onnxfix_ir::{AttrValue, LoadOptions, Type, check, from_bytes};
 use prost::Message as _;
 
@@ -65,6 +68,22 @@ fn no_cut_loads_or_panics() {
     let whole = sample();
     for end in 1..whole.len() {
         bytes_error(whole[..end].to_vec());
+    }
+}
+
+#[test]
+fn no_changed_byte_panics() {
+    let whole = sample();
+    for (at, flip) in
+        (0..whole.len()).flat_map(|at| [(at, 0x01), (at, 0x08), (at, 0x80), (at, 0xff)])
+    {
+        let mut file = whole.clone();
+        file[at] ^= flip;
+        let options = LoadOptions { drop_unknown: true, ..LoadOptions::default() };
+        if let Ok(loaded) = from_bytes(file.into(), None, &options) {
+            let _ = check(&loaded.model);
+            onnxfix_ir::write_to(&loaded.model, std::io::sink()).expect("no writer that fails");
+        }
     }
 }
 
@@ -194,6 +213,29 @@ fn stale_value_info_is_kept_and_harmless() {
     assert_eq!(check(&loaded.model), []);
     let stored = onnxfix_ir::to_proto(&loaded.model).graph.expect("a graph");
     assert_eq!(stored.value_info, [value("gone")]);
+}
+
+#[test]
+fn negative_and_nameless_dimensions_are_unknown_and_kept() {
+    let shape = TensorShapeProto {
+        dim: [
+            DimensionValue::DimValue(-1),
+            DimensionValue::DimParam(String::new()),
+            DimensionValue::DimValue(2),
+        ]
+        .map(|value| Dimension { value: Some(value), denotation: None })
+        .into(),
+    };
+    let ty = TypeProtoValue::TensorType(TypeTensor { elem_type: Some(1), shape: Some(shape) });
+    let mut g = graph(&["x"], vec![], &[]);
+    g.input[0].r#type = Some(TypeProto { value: Some(ty), denotation: None });
+    let loaded = load(g.clone());
+    let x = loaded.model[loaded.model.root()].inputs()[0];
+    assert_eq!(
+        loaded.model[x].ty.as_ref().map(ToString::to_string).as_deref(),
+        Some("float[?,?,2]")
+    );
+    assert_eq!(onnxfix_ir::to_proto(&loaded.model).graph.expect("a graph").input, g.input);
 }
 
 #[test]

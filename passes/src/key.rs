@@ -77,6 +77,8 @@ fn push_value(key: &mut Vec<u8>, value: &AttrValue) -> Option<()> {
 pub(crate) fn content_hash(tensor: &Tensor) -> Option<[u8; 32]> {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&tensor.dtype.code().to_le_bytes());
+    // The rank keeps dimensions apart from elements: int64[0] {} and int64 {0} have the same bytes behind it.
+    hasher.update(&(tensor.dims.len() as u64).to_le_bytes());
     for d in &tensor.dims {
         hasher.update(&d.to_le_bytes());
     }
@@ -97,4 +99,16 @@ pub(crate) fn intern_key(tensor: &Tensor) -> Option<Vec<u8>> {
     key.extend(tensor.dims.iter().flat_map(|d| d.to_le_bytes()));
     key.extend_from_slice(&raw);
     Some(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dimensions_are_no_elements() {
+        let (scalar, empty) = (Tensor::scalar(0_i64), Tensor::ints(&[]));
+        assert_ne!(content_hash(&scalar), content_hash(&empty));
+        assert_ne!(intern_key(&scalar), intern_key(&empty));
+    }
 }

@@ -183,11 +183,11 @@ fn record(model: &mut Model, args: &Args, out: &Path) -> Result<()> {
         None if is_text(&args.model) => return Ok(()),
         None => Record::new(&args.model, out)?,
     };
-    record.write(model);
     let metadata = &mut model.header.metadata;
-    if !metadata.iter().any(|(key, _)| key == TARGET) {
-        metadata.push((TARGET.into(), args.target.name().into()));
-    }
+    let made_for = metadata.iter().position(|(key, _)| key == TARGET).map(|at| metadata.remove(at).1);
+    record.write(model);
+    let made_for = made_for.unwrap_or_else(|| args.target.name().into());
+    model.header.metadata.push((TARGET.into(), made_for));
     Ok(())
 }
 

@@ -145,6 +145,7 @@ pub(super) fn compare(name: &str, pairs: &[Pair<'_>], limits: Limits) -> Output 
         }
         output.cosine = n.cosine().fold(output.cosine, f64::min);
         n.argmax(TIE * output.spread, &mut agreement);
+        output.not_finite += n.of(What::Skipped).filter(|(_, b, a)| b.is_finite() && !a.is_finite()).count() as u64;
         if n.has_padding() {
             let padding =
                 output.padding.get_or_insert(Padding { max_difference: 0.0, not_finite: 0, counts: limits.padding_counts });
@@ -200,7 +201,7 @@ enum What {
     Real,
     /// The sequence is all padding.
     Padding,
-    /// A padded position of a sequence with tokens, whose numbers may differ.
+    /// A padded position of a sequence with tokens, whose numbers may differ but must stay numbers.
     Skipped,
 }
 

@@ -190,10 +190,11 @@ pub fn verify(
     let samples = samples::generate(&inputs, &dims, options.samples, options.seed);
 
     progress(Step::Recompute);
-    let recomputed = recompute(before, after, &dims, &samples, &weights.made)?;
+    let recomputed = recompute(before, after, &dims, &samples, &weights.made, &inputs)?;
     report.weights.recomputed = recomputed.equal.len();
     report.weights.changed.extend(recomputed.changed);
-    let compared: HashSet<String> = weights.unchanged.into_iter().chain(recomputed.equal).collect();
+    let compared: HashSet<String> =
+        weights.unchanged.into_iter().chain(recomputed.equal).chain(recomputed.tables).collect();
     report.inputs = coverage(&inputs, after, &dims, &samples, &compared);
     report.runs = Some(Runs::new(&samples, &inputs, &dims, options.seed));
 
@@ -273,29 +274,42 @@ impl Context<'_> {
 }
 
 struct Recomputed {
+    /// Constants that passes made and that are what the source computes.
     equal: Vec<String>,
+    /// Tables that both models compute, and compute alike.
+    tables: Vec<String>,
     changed: Vec<Changed>,
 }
 
-/// Lets the engine compute the constants that passes made, wherever the source has a value of that name.
+/// Lets the engine compute the constants that passes made, wherever the source has a value of that name; and tables that
+/// both models compute from constants, of which the samples read a few rows only.
 fn recompute(
     before: &Subject,
     after: &Subject,
     dims: &[Vec<i64>],
     samples: &[Sample],
     made: &[String],
+    inputs: &[Input],
 ) -> Result<Recomputed, VerifyError> {
-    let mut result = Recomputed { equal: Vec::new(), changed: Vec::new() };
-    let computed: HashSet<&str> = computed(&before.model).map(|(_, v)| before.model[v].name().as_str()).collect();
-    let names: Vec<String> = made.iter().filter(|name| computed.contains(name.as_str())).cloned().collect();
-    let (Some(sample), false) = (samples.first(), names.is_empty()) else { return Ok(result) };
-    let failed = |source| VerifyError::Engine { side: Side::Before, name: before.name.clone(), source };
-    let (runner, _) = Runner::new(before, dims, &names, Lowering::Plain).map_err(failed)?;
-    if runner.splits_batches() {
-        // Shapes, and constants that follow from them, are those of another batch.
-        return Ok(result);
+    let mut result = Recomputed { equal: Vec::new(), tables: Vec::new(), changed: Vec::new() };
+    let names = |model: &Model| computed(model).map(|(_, v)| model[v].name().to_string()).collect::<HashSet<_>>();
+    let (in_before, in_after) = (names(&before.model), names(&after.model));
+    let mut names: Vec<String> = made.iter().filter(|&name| in_before.contains(name)).cloned().collect();
+    let folded = names.len();
+    for table in inputs.iter().flat_map(Input::tables) {
+        if in_before.contains(&table.name) && in_after.contains(&table.name) && !names.contains(&table.name) {
+            names.push(table.name.clone());
+        }
     }
-    let tensors = runner.run(sample).map_err(failed)?;
+    let (Some(sample), false) = (samples.first(), names.is_empty()) else { return Ok(result) };
+    let compute = |side, subject: &Subject, names: &[String]| {
+        let failed = |source| VerifyError::Engine { side, name: subject.name.clone(), source };
+        let (runner, _) = Runner::new(subject, dims, names, Lowering::Plain).map_err(failed)?;
+        // Constants that follow from the shapes are those of another batch.
+        if runner.splits_batches() { Ok(None) } else { runner.run(sample).map(Some).map_err(failed) }
+    };
+    let Some(tensors) = compute(Side::Before, before, &names)? else { return Ok(result) };
+    let (of_tables, tables) = (names.split_off(folded), &tensors[folded..]);
     let root = after.model.root();
     let constants: HashMap<&str, ValueId> =
         after.model[root].initializers().iter().map(|&v| (after.model[v].name().as_str(), v)).collect();
@@ -304,6 +318,16 @@ fn recompute(
         let Some(ours) = ours else { continue };
         match weights::recomputed(&name, tensor, ours) {
             None => result.equal.push(name),
+            Some(changed) => result.changed.push(changed),
+        }
+    }
+    if of_tables.is_empty() {
+        return Ok(result);
+    }
+    let ours = compute(Side::After, after, &of_tables)?.unwrap_or_default();
+    for ((name, theirs), ours) in of_tables.into_iter().zip(tables).zip(&ours) {
+        match weights::recomputed(&name, theirs, ours) {
+            None => result.tables.push(name),
             Some(changed) => result.changed.push(changed),
         }
     }
@@ -327,6 +351,7 @@ fn coverage(
     let one = |(i, input): (usize, &Input)| {
         let meaning = match &input.role {
             Role::Ids { tables, .. } => {
+                // The samples stay within the smallest table.
                 let (low, high) = input.range().unwrap_or((0, 0));
                 Meaning::Ids {
                     rows: u64::try_from(high - low + 1).unwrap_or(0),

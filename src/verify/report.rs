@@ -100,7 +100,7 @@ pub enum Meaning {
         rows: u64,
         /// Different rows that the samples read.
         read: u64,
-        /// Whether every row was compared by content as well.
+        /// Whether every row of every table was compared by content as well.
         compared: bool,
         /// The tables.
         tables: Vec<String>,
@@ -274,7 +274,7 @@ impl std::fmt::Display for Coverage {
         }
         match meaning {
             Meaning::Ids { rows, read, compared, .. } => {
-                let all = if *compared { "all of them compared bit for bit" } else { "the others were not compared" };
+                let all = if *compared { "all of them compared" } else { "the others were not compared" };
                 write!(f, ": ids, {read} of {rows} rows read, {all}")
             }
             Meaning::Mask { patterns } => write!(f, ": mask, {patterns} patterns"),

@@ -47,10 +47,17 @@ pub(super) struct Input {
 }
 
 impl Input {
+    /// The tables that the input indexes.
+    pub(super) fn tables(&self) -> &[Table] {
+        match &self.role {
+            Role::Ids { tables, .. } => tables,
+            _ => &[],
+        }
+    }
+
     /// The values that every table of the input has a row for.
     pub(super) fn range(&self) -> Option<(i64, i64)> {
-        let Role::Ids { tables, .. } = &self.role else { return None };
-        tables.iter().map(|t| t.range).reduce(|(a, b), (c, d)| (a.max(c), b.min(d)))
+        self.tables().iter().map(|t| t.range).reduce(|(a, b), (c, d)| (a.max(c), b.min(d)))
     }
 }
 

@@ -265,3 +265,115 @@ fn a_missing_scale_in_one_layer_is_caught() {
         assert!(!report.equal, "{name}: {}", report.text());
     }
 }
+
+/// A fixture, optimized for a static shape by all passes.
+fn optimized(name: &str, shape: &[i64]) -> (Subject, Subject) {
+    let before = fixture(name);
+    let mut after = subject("optimized", before.model.clone());
+    let inputs = roles::inputs(&before.model).into_iter().map(|v| before.model[v].name().to_string());
+    let shapes = inputs.map(|name| InputShape { name, dims: shape.to_vec() }).collect();
+    let options = onnxfix_passes::Options { shapes, static_shapes: true, ..onnxfix_passes::Options::default() };
+    onnxfix_passes::run(&mut after.model, &onnxfix_passes::Pipeline::all(), &options, &mut |_, _| {}).expect("optimizes");
+    (before, after)
+}
+
+#[test]
+fn optimized_models_are_equal_and_what_was_folded_is_recomputed() {
+    for (name, shape) in [("deberta_v3_tiny.onnx", [3, 32]), ("convbert_tiny_dynamo.onnx", [3, 16])] {
+        let (before, after) = optimized(name, &shape);
+        let report = report(&before, &after);
+        assert!(report.equal, "{}", report.text());
+        assert!(report.weights.recomputed > 3, "{}", report.text());
+        assert!(report.inputs.iter().all(|i| !matches!(i.meaning, Meaning::Ids { compared: false, .. })));
+        assert_eq!(report.inputs[0].after, "int32");
+    }
+}
+
+#[test]
+fn a_folded_constant_with_another_element_is_caught() {
+    let (before, mut after) = optimized("deberta_v3_tiny.onnx", &[1, 32]);
+    let model = &mut after.model;
+    let gather = model.all_nodes().find(|(_, n)| n.op().is("GatherElements")).map(|(_, n)| n.input(1).expect("indices"));
+    let indices = gather.expect("the relative positions");
+    let last = |indices: &mut [i64]| *indices.last_mut().expect("elements") -= 1;
+    match model[indices].dtype() {
+        Some(DataType::Int64) => change::<i64>(model, indices, true, last),
+        _ => change::<i32>(model, indices, true, |v| *v.last_mut().expect("elements") -= 1),
+    }
+    let report = report(&before, &after);
+    let [Changed::Recomputed { difference, .. }] = &report.weights.changed[..] else { panic!("{}", report.text()) };
+    assert_eq!(difference.count, 1);
+}
+
+#[test]
+fn swapped_position_tables_are_caught() {
+    let (before, mut after) = optimized("deberta_v3_tiny.onnx", &[1, 32]);
+    let model = &mut after.model;
+    let tables: Vec<NodeId> = model
+        .nodes(model.root())
+        .filter(|&n| model[n].op().is("MatMul"))
+        .filter(|&n| model[n].input(1).is_some_and(|t| model[t].tensor().is_some_and(|t| t.dims.len() == 3)))
+        .collect();
+    let (a, b) = (tables[0], tables[1]);
+    let (of_a, of_b) = (model[a].input(1), model[b].input(1));
+    model.set_input(a, 1, of_b);
+    model.set_input(b, 1, of_a);
+    let report = report(&before, &after);
+    assert!(report.weights.changed.is_empty() && !report.outputs[0].equal, "{}", report.text());
+    let first = report.first_difference.expect("the first product");
+    assert!(first.node.contains("layer.0/attention"), "{first}");
+}
+
+#[test]
+fn a_dropped_tap_of_an_unfold_is_caught() {
+    let (before, mut after) = optimized("convbert_tiny_dynamo.onnx", &[1, 16]);
+    let model = &mut after.model;
+    let unfold = |n: NodeId| model[n].op().is("Concat") && made_by(model, n).as_deref() == Some("decompose-unfold");
+    let concat = model.nodes(model.root()).find(|&n| unfold(n)).expect("an unfold");
+    // The last tap is the one before it instead.
+    let last = model[concat].inputs().len() - 1;
+    let other = model[concat].input(last - 1);
+    model.set_input(concat, last, other);
+    let report = report(&before, &after);
+    assert!(report.weights.changed.is_empty() && !report.outputs[0].equal, "{}", report.text());
+    // The windows have no name in the source; the first value that has one is what is made of them.
+    let first = report.first_difference.expect("the windows in another shape");
+    assert!(first.pass.is_some() && first.last_equal.is_some(), "{first}");
+}
+
+#[test]
+fn a_batch_written_into_the_source_is_run_in_parts() {
+    let of = |batch: &str| {
+        parsed(&format!(
+            r#"<ir_version: 8, opset_import: ["" : 13]> g (float[{batch},2] x) => (float[{batch},2] y) {{ y = Relu (x) }}"#
+        ))
+    };
+    let report = report(&subject("before", of("1")), &subject("after", of("3")));
+    assert!(report.equal && report.notes.iter().any(|n| n.contains("took 3 runs")), "{}", report.text());
+    assert_eq!(report.outputs[0].dims, [3, 2]);
+}
+
+#[test]
+fn a_model_that_the_engine_cannot_run_is_not_verified() {
+    let model = parsed(
+        r#"<ir_version: 8, opset_import: ["" : 13, "acme" : 1]>
+        g (float[2] x) => (float[2] y) { y = acme.Relu (x) }"#,
+    );
+    let subject = subject("model", model);
+    let error = verify(&subject, &subject, &Options::default(), &|_| {}).expect_err("no answer");
+    assert_eq!(error.to_string(), r#"not verified: the optimized model "model" cannot be run on the CPU"#);
+}
+
+#[test]
+fn the_json_says_what_the_text_says() {
+    let report = mutant("deberta_v3_tiny.onnx", |m| {
+        let table = vocabulary(m);
+        change::<f32>(m, table, false, |w| *w.last_mut().expect("elements") += 1.0);
+    });
+    let json = serde_json::to_value(&report).expect("serialises");
+    assert_eq!(json["equal"], false);
+    assert_eq!(json["weights"]["changed"][0]["why"], "elements");
+    assert_eq!(json["weights"]["changed"][0]["first"][0], 999);
+    assert_eq!(json["inputs"][0]["is"], "ids");
+    assert!(report.text().starts_with("DIFFERENT"));
+}

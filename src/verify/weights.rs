@@ -47,7 +47,7 @@ pub enum Changed {
         #[serde(flatten)]
         difference: Difference,
     },
-    /// A pass made it from the source, where the engine computes other elements.
+    /// The engine computes other elements for it from the source.
     Recomputed {
         /// Name of the constant.
         name: String,
@@ -84,7 +84,7 @@ impl std::fmt::Display for Changed {
         match self {
             Changed::Elements { name, difference } => write!(f, "{name:?} is not what the source has: {difference}"),
             Changed::Recomputed { name, difference } => {
-                write!(f, "{name:?}, which a pass computed, is not what the source computes: {difference}")
+                write!(f, "{name:?} is not what the source computes: {difference}")
             }
             Changed::Unknown { name, ty } => {
                 write!(f, "{name:?} ({ty}) is neither in the source nor marked as made by a pass")

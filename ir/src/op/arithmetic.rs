@@ -296,8 +296,12 @@ fn eval_prelu(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
         return Err(EvalError::Unsupported("a slope that is larger than what it applies to"));
     }
     with_type!(numbers, x.dtype, T => {
-        zip_inputs(cx, |x: T, slope: T| if x < <T as Number>::ZERO { Number::mul(x, slope) } else { x })
+        zip_inputs(cx, sloped::<T>)
     })
+}
+
+fn sloped<T: Number>(x: T, slope: T) -> T {
+    if x < T::ZERO { x.mul(slope) } else { x }
 }
 
 #[cfg(test)]

@@ -186,7 +186,7 @@ fn eval_eye_like(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
     }
     with_type!(numbers, dtype, T => {
         let mut elements = vec![<T as Number>::ZERO; size];
-        for y in 0..height {
+        for y in 0..if size == 0 { 0 } else { height } {
             if let Some(x) = y.checked_add(k).filter(|x| (0..width).contains(x)) {
                 elements[(y * width + x) as usize] = <T as Number>::ONE;
             }

@@ -6,7 +6,8 @@ use super::infer::{
     Inferred, any_dtype, dim, int_attr, is_unknown_attr, merge, one as output, same,
 };
 use super::kernel::{
-    Axes, Number, Walk, checked_raw, from_units, sizes, strides, units, view, with_type, with_unit,
+    Axes, Number, Walk, area, checked_raw, from_units, sizes, strides, units, view, with_type,
+    with_unit,
 };
 use super::schema::{
     attr::{int, string},
@@ -40,8 +41,8 @@ pub(super) fn take(
 ) -> Result<Tensor, EvalError> {
     let size = cx.size(tensor.dtype, dims)?;
     let from = sizes(&tensor.dims);
-    let inner: usize = from[axis + 1..].iter().product();
-    let outer: usize = from[..axis].iter().product();
+    let inner: usize = area(&from[axis + 1..]);
+    let outer: usize = area(&from[..axis]);
     // A single run of rows may share the bytes.
     if let ([first, rest @ ..], 1) = (places, outer)
         && rest.iter().zip(first + 1..).all(|(&place, next)| place == next)
@@ -51,19 +52,21 @@ pub(super) fn take(
     }
     let raw = checked_raw(tensor)?;
     with_unit!(tensor.dtype, U => {
-        let elements = units::<U>(&raw);
-        let mut out: Vec<U> = Vec::with_capacity(size);
-        if size > 0 {
-            for block in elements.chunks_exact(from[axis] * inner) {
-                if inner == 1 {
-                    out.extend(places.iter().map(|&place| block[place]));
-                } else {
-                    places.iter().for_each(|&place| out.extend_from_slice(&block[place * inner..(place + 1) * inner]));
-                }
-            }
-        }
-        Ok(from_units(tensor.dtype, dims, out))
-    })
+           let elements = units::<U>(&raw);
+           let mut out: Vec<U> = Vec::with_capacity(size);
+           if size > 0 {
+               for block in elements.chunks_exact(from[axis] * inner) {
+                   if inner == 1 {
+                       out.extend(places.iter().map(|&place| block[place]));
+                   } else {
+                       for &place in places {
+    out.extend_from_slice(&block[place * inner..(place + 1) * inner]);
+    }
+                   }
+               }
+           }
+           Ok(from_units(tensor.dtype, dims, out))
+       })
 }
 
 /// Indices counted from the front.
@@ -211,12 +214,13 @@ fn nd_places(
 ) -> Result<(Vec<usize>, usize, usize), EvalError> {
     let axes = nd_axes(&Shape::fixed(&data.dims), &Shape::fixed(&indices.dims), batch)?;
     let (batch, named) = axes.ok_or(EvalError::Unsupported("open shapes"))?;
+    data.check()?;
     let all = index_elements(indices)?;
     let dims = sizes(&data.dims);
-    let slice: usize = dims[batch + named..].iter().product();
-    let block: usize = dims[batch..].iter().product();
-    let batches: usize = dims[..batch].iter().product();
-    let tuples: usize = sizes(&indices.dims[..indices.dims.len() - 1]).iter().product();
+    let slice: usize = area(&dims[batch + named..]);
+    let block: usize = area(&dims[batch..]);
+    let batches: usize = area(&dims[..batch]);
+    let tuples: usize = area(&sizes(&indices.dims[..indices.dims.len() - 1]));
     let lens = &data.dims[batch..batch + named];
     let mut places = Vec::with_capacity(tuples.min(all.len().max(1)));
     for tuple in 0..tuples {
@@ -243,11 +247,13 @@ fn eval_gather_nd(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
     let size = cx.size(data.dtype, &dims)?;
     let raw = checked_raw(data)?;
     with_unit!(data.dtype, U => {
-        let elements = units::<U>(&raw);
-        let mut out: Vec<U> = Vec::with_capacity(size);
-        places.iter().for_each(|&at| out.extend_from_slice(&elements[at..at + slice]));
-        Ok(vec![from_units(data.dtype, &dims, out)])
-    })
+           let elements = units::<U>(&raw);
+           let mut out: Vec<U> = Vec::with_capacity(size);
+           for &at in &places {
+    out.extend_from_slice(&elements[at..at + slice]);
+    }
+           Ok(vec![from_units(data.dtype, &dims, out)])
+       })
 }
 
 fn scatter_elements(cx: &InferCx<'_>) -> Inferred {
@@ -370,7 +376,7 @@ fn eval_scatter_nd(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
     scattered(cx, data, updates, places.into_iter().flat_map(|at| at..at + slice))
 }
 
-/// Where the new axis of OneHot goes.
+/// Where the new axis of `OneHot` goes.
 fn one_hot_axis(axis: i64, rank: usize) -> Result<usize, InferError> {
     normal_axis(axis, rank + 1)
 }
@@ -409,7 +415,7 @@ fn eval_one_hot(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
     dims.insert(axis, depth);
     let size = cx.size(values.dtype, &dims)?;
     let raw = checked_raw(values)?;
-    let inner: usize = sizes(&indices.dims[axis..]).iter().product();
+    let inner: usize = area(&sizes(&indices.dims[axis..]));
     with_unit!(values.dtype, U => {
         let [off, on] = units::<U>(&raw)[..] else {
             return Err(EvalError::invalid("values are not two"));

@@ -93,7 +93,7 @@ fn scaled(shape: &Shape, axes: &[usize], scales: &[f64]) -> Result<Shape, InferE
     }
     let mut resized = shape.clone();
     for (&axis, &scale) in axes.iter().zip(scales) {
-        if !(scale > 0.0) {
+        if scale.is_nan() || scale <= 0.0 {
             return Err(InferError::new(format!("a scale of {scale}")));
         }
         let scaled =

@@ -44,7 +44,10 @@ pub(super) fn same_bool(cx: &InferCx<'_>) -> Inferred {
 }
 
 /// The first element type that is known among these inputs, which all have the same.
-pub(super) fn any_dtype(cx: &InferCx<'_>, slots: impl IntoIterator<Item = usize>) -> Option<DataType> {
+pub(super) fn any_dtype(
+    cx: &InferCx<'_>,
+    slots: impl IntoIterator<Item = usize>,
+) -> Option<DataType> {
     slots.into_iter().find_map(|slot| cx.dtype(slot))
 }
 
@@ -69,11 +72,11 @@ pub(super) fn broadcast_inputs(
 /// The element type that an attribute names by its code.
 pub(super) fn dtype_attr(cx: &NodeCx<'_>, name: &str) -> Result<Option<DataType>, InferError> {
     match cx.attrs.get(name) {
-        Some(AttrValue::Int(code)) => i32::try_from(*code)
-            .ok()
-            .and_then(DataType::from_code)
-            .map(Some)
-            .ok_or_else(|| InferError::new(format!("attribute {name} is {code}, which is no element type"))),
+        Some(AttrValue::Int(code)) => {
+            i32::try_from(*code).ok().and_then(DataType::from_code).map(Some).ok_or_else(|| {
+                InferError::new(format!("attribute {name} is {code}, which is no element type"))
+            })
+        }
         _ => Ok(None),
     }
 }
@@ -126,9 +129,9 @@ pub(super) fn normal_axes(axes: &[i64], rank: usize) -> Result<SmallVec<[usize; 
 pub(super) fn merge(a: &Dim, b: &Dim) -> Option<Dim> {
     match (a, b) {
         (Dim::Fixed(x), Dim::Fixed(y)) => (x == y).then(|| a.clone()),
-        (Dim::Fixed(_), _) | (_, Dim::Unknown) => Some(a.clone()),
+        (Dim::Fixed(_), _) => Some(a.clone()),
         (_, Dim::Fixed(_)) | (Dim::Unknown, _) => Some(b.clone()),
-        (Dim::Symbol(_), Dim::Symbol(_)) => Some(a.clone()),
+        _ => Some(a.clone()),
     }
 }
 

@@ -120,7 +120,7 @@ pub(super) trait Number: Element + PartialOrd {
 }
 
 macro_rules! integers {
-    ($($ty:ty)*) => {$(
+    ($($ty:ty, |$x:ident| $abs:expr, $f64:expr;)*) => {$(
         impl Number for $ty {
             const ZERO: Self = 0;
             const ONE: Self = 1;
@@ -131,10 +131,9 @@ macro_rules! integers {
             fn div(self, other: Self) -> Self { if other == 0 { 0 } else { self.wrapping_div(other) } }
             fn rem(self, other: Self) -> Self { if other == 0 { 0 } else { self.wrapping_rem(other) } }
             fn neg(self) -> Self { self.wrapping_neg() }
-            #[allow(unused_comparisons, reason = "the unsigned types are their own absolute value")]
-            fn abs(self) -> Self { if self < 0 { self.wrapping_neg() } else { self } }
+            fn abs(self) -> Self { let $x = self; $abs }
             fn is_nan(self) -> bool { false }
-            fn to_f64(self) -> f64 { self as f64 }
+            fn to_f64(self) -> f64 { let $x = self; $f64 }
             fn from_f64(x: f64) -> Self { x as $ty }
         }
     )*};
@@ -154,7 +153,7 @@ macro_rules! real {
             fn neg(self) -> Self { -self }
             fn abs(self) -> Self { <$ty>::abs(self) }
             fn is_nan(self) -> bool { <$ty>::is_nan(self) }
-            fn to_f64(self) -> f64 { self as f64 }
+            fn to_f64(self) -> f64 { self.into() }
             fn from_f64(x: f64) -> Self { x as $ty }
         }
     )*};
@@ -192,7 +191,16 @@ fn to_odd_f32(x: f64) -> f32 {
     f32::from_bits(towards_zero | 1)
 }
 
-integers! { i8 i16 i32 i64 u8 u16 u32 u64 }
+integers! {
+    i8, |x| x.wrapping_abs(), f64::from(x);
+    i16, |x| x.wrapping_abs(), f64::from(x);
+    i32, |x| x.wrapping_abs(), f64::from(x);
+    i64, |x| x.wrapping_abs(), x as f64;
+    u8, |x| x, f64::from(x);
+    u16, |x| x, f64::from(x);
+    u32, |x| x, f64::from(x);
+    u64, |x| x, x as f64;
+}
 real! { f32 f64 }
 halves! { f16 bf16 }
 
@@ -200,7 +208,9 @@ halves! { f16 bf16 }
 impl<'a> EvalCx<'a> {
     fn known(&self, name: &str) -> Result<Option<&'a AttrValue>, EvalError> {
         match self.node.attrs.get(name) {
-            Some(AttrValue::Ref(..)) => Err(EvalError::Unsupported("an attribute of the function around the node")),
+            Some(AttrValue::Ref(..)) => {
+                Err(EvalError::Unsupported("an attribute of the function around the node"))
+            }
             other => Ok(other),
         }
     }
@@ -228,7 +238,9 @@ impl<'a> EvalCx<'a> {
         match self.known(name)? {
             None => Ok(None),
             Some(AttrValue::Ints(ints)) => Ok(Some(ints)),
-            Some(_) => Err(EvalError::invalid(format!("attribute {name} is not a list of integers"))),
+            Some(_) => {
+                Err(EvalError::invalid(format!("attribute {name} is not a list of integers")))
+            }
         }
     }
 
@@ -236,9 +248,8 @@ impl<'a> EvalCx<'a> {
     pub(super) fn str(&self, name: &str, default: &'static str) -> Result<&'a str, EvalError> {
         match self.known(name)? {
             None => Ok(default),
-            Some(AttrValue::String(s)) => {
-                std::str::from_utf8(s).map_err(|_| EvalError::invalid(format!("attribute {name} is not UTF-8")))
-            }
+            Some(AttrValue::String(s)) => std::str::from_utf8(s)
+                .map_err(|_| EvalError::invalid(format!("attribute {name} is not UTF-8"))),
             Some(_) => Err(EvalError::invalid(format!("attribute {name} is not a string"))),
         }
     }
@@ -262,6 +273,16 @@ pub(super) type Axes<T> = SmallVec<[T; 6]>;
 /// Dimensions as sizes. They were checked: a negative one counts as 0.
 pub(super) fn sizes(dims: &[i64]) -> Axes<usize> {
     dims.iter().map(|&d| usize::try_from(d).unwrap_or(0)).collect()
+}
+
+/// Number of elements of axes this long. Beside an empty axis the others may be as long as they like.
+pub(super) fn area(dims: &[usize]) -> usize {
+    if dims.contains(&0) { 0 } else { dims.iter().fold(1, |n, &d| n.saturating_mul(d)) }
+}
+
+/// A tensor without elements.
+pub(super) fn empty(dtype: DataType, dims: &[i64]) -> Tensor {
+    from_units::<u8>(dtype, dims, Vec::new())
 }
 
 /// Distances, in elements, between neighbours along each axis of packed elements.
@@ -297,7 +318,8 @@ pub(super) struct Walk<const K: usize> {
 impl<const K: usize> Walk<K> {
     /// Walks all indices below `dims`, each tensor from `start` on.
     pub(super) fn new(dims: &[usize], strides: [&[isize]; K], start: [isize; K]) -> Walk<K> {
-        let mut walk = Walk { dims: Axes::new(), strides: Axes::new(), start, len: 1, step: [0; K] };
+        let mut walk =
+            Walk { dims: Axes::new(), strides: Axes::new(), start, len: 1, step: [0; K] };
         for (axis, &dim) in dims.iter().enumerate() {
             let stride = std::array::from_fn(|k| strides[k][axis]);
             if dim == 1 {
@@ -389,15 +411,26 @@ impl<U: Pod> AsRef<[u8]> for Owner<U> {
 }
 
 /// A tensor of moved elements.
-pub(super) fn from_units<U: Pod + Send + Sync>(dtype: DataType, dims: &[i64], units: Vec<U>) -> Tensor {
-    Tensor { dtype, dims: dims.to_vec(), data: TensorData::Raw(Bytes::from_owner(Owner(units))), extra: None }
+pub(super) fn from_units<U: Pod + Send + Sync>(
+    dtype: DataType,
+    dims: &[i64],
+    units: Vec<U>,
+) -> Tensor {
+    Tensor {
+        dtype,
+        dims: dims.to_vec(),
+        data: TensorData::Raw(Bytes::from_owner(Owner(units))),
+        extra: None,
+    }
 }
 
 /// Packed elements as plain units, in place where the alignment allows.
 pub(super) fn units<U: Pod>(raw: &[u8]) -> Cow<'_, [U]> {
     match bytemuck::try_cast_slice(raw) {
         Ok(units) => Cow::Borrowed(units),
-        Err(_) => Cow::Owned(raw.chunks_exact(size_of::<U>()).map(bytemuck::pod_read_unaligned).collect()),
+        Err(_) => {
+            Cow::Owned(raw.chunks_exact(size_of::<U>()).map(bytemuck::pod_read_unaligned).collect())
+        }
     }
 }
 
@@ -435,7 +468,12 @@ pub(super) fn view(
         let width = (dtype.bits() / 8) as usize;
         if size * width >= SHARE {
             let bytes = bytes.slice(start * width..(start + size) * width);
-            return Ok(Tensor { dtype, dims: dims.to_vec(), data: TensorData::Raw(bytes), extra: None });
+            return Ok(Tensor {
+                dtype,
+                dims: dims.to_vec(),
+                data: TensorData::Raw(bytes),
+                extra: None,
+            });
         }
     }
     with_unit!(dtype, U => Ok(from_units(dtype, dims, walk_units::<U>(&units(&raw), &walk, size))))

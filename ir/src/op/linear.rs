@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use gemm::Parallelism;
 
 use super::infer::{Inferred, any_dtype, int_attr, is_unknown_attr, merge, one as output};
-use super::kernel::{Axes, Number, Walk, broadcast_strides, sizes, with_type};
+use super::kernel::{Axes, Number, Walk, area, broadcast_strides, sizes, with_type};
 use super::schema::{
     attr::{float, int, string},
     many, one, opt,
@@ -144,6 +144,9 @@ fn kernel<T: Number>(
     factor: T,
     out: &mut [T],
 ) {
+    /// Below this many multiplications threads cost more than they do.
+    const MANY: usize = 1 << 18;
+
     assert!(a.holds(m, k) && b.holds(k, n) && out.len() == m * n, "matrices of {m}×{k}×{n}");
     if m == 0 || n == 0 {
         return;
@@ -152,8 +155,6 @@ fn kernel<T: Number>(
         out.fill(T::ZERO);
         return;
     }
-    // Below this many multiplications threads cost more than they do.
-    const MANY: usize = 1 << 18;
     let threads = if m.saturating_mul(n).saturating_mul(k) < MANY {
         Parallelism::None
     } else {
@@ -311,7 +312,7 @@ fn products<W: Product>(
     let (mut a_batch, b_batch) = (front(&a_dims), front(&b_dims));
     if b_batch.iter().all(|&d| d == 1) && a_batch.len() >= b_batch.len() {
         // One matrix on the right: all rows on the left are one matrix too.
-        m *= a_batch.iter().product::<usize>();
+        m = m.saturating_mul(area(&a_batch));
         a_batch.clear();
     }
     let rank = a_batch.len().max(b_batch.len());
@@ -328,7 +329,8 @@ fn products<W: Product>(
             .skip(steps.len() - batch.len())
             .collect()
     };
-    let (a_steps, b_steps) = (scaled(&a_batch, m * k), scaled(&b_batch, k * n));
+    let (a_steps, b_steps) =
+        (scaled(&a_batch, m.saturating_mul(k)), scaled(&b_batch, k.saturating_mul(n)));
     let mut out = vec![W::ZERO; size];
     let mut done = 0;
     let walk = Walk::new(&batch, [&a_steps, &b_steps], [0, 0]);
@@ -555,17 +557,16 @@ fn equation(text: &str, ranks: &[usize]) -> Result<Equation, InferError> {
         most = most.max(dots);
         inputs.push(letters(term, dots)?);
     }
-    let output = match right {
-        Some(right) => letters(right, most)?,
-        None => {
-            // Whatever occurs once, in the order of the alphabet, behind the ellipsis.
-            let mut all: Vec<i32> = inputs.iter().flatten().copied().collect();
-            all.sort_unstable();
-            let once = |l: i32| all.iter().filter(|&&other| other == l).count() == 1;
-            let mut output: Vec<i32> = (0..most as i32).map(|i| i - most as i32).collect();
-            output.extend(all.iter().copied().filter(|&l| l >= 0 && once(l)));
-            output
-        }
+    let output = if let Some(right) = right {
+        letters(right, most)?
+    } else {
+        // Whatever occurs once, in the order of the alphabet, behind the ellipsis.
+        let mut all: Vec<i32> = inputs.iter().flatten().copied().collect();
+        all.sort_unstable();
+        let once = |l: i32| all.iter().filter(|&&other| other == l).count() == 1;
+        let mut output: Vec<i32> = (0..most as i32).map(|i| i - most as i32).collect();
+        output.extend(all.iter().copied().filter(|&l| l >= 0 && once(l)));
+        output
     };
     for (i, label) in output.iter().enumerate() {
         let name = char::from_u32(*label as u32).unwrap_or('.');
@@ -634,7 +635,7 @@ fn eval_einsum(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
     summed.dedup();
     summed.retain(|l| !equation.output.contains(l));
     let number = |&label: &i32| -> Result<i64, EvalError> {
-        Ok(equation.dim(label, &shapes)?.fixed().ok_or(EvalError::Unsupported("open shapes"))?)
+        equation.dim(label, &shapes)?.fixed().ok_or(EvalError::Unsupported("open shapes"))
     };
     let dims = equation.output.iter().map(number).collect::<Result<Vec<_>, _>>()?;
     let inner = summed.iter().map(number).collect::<Result<Vec<_>, _>>()?;

@@ -110,7 +110,7 @@ fn bit_shift(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
     fn shift<T: Element>(
         cx: &EvalCx<'_>,
         bits: u32,
-        amount: impl Fn(T) -> Option<u32>,
+        amount: impl Fn(T) -> i128,
         left: impl Fn(T, u32) -> T,
         right: impl Fn(T, u32) -> T,
     ) -> Result<Vec<Tensor>, EvalError> {
@@ -124,16 +124,21 @@ fn bit_shift(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
             }
         };
         // What a shift by the whole width gives is not defined.
-        if cx.input(1)?.elements::<T>()?.iter().any(|&y| amount(y).is_none_or(|n| n >= bits)) {
+        if cx
+            .input(1)?
+            .elements::<T>()?
+            .iter()
+            .any(|&y| amount(y) >= i128::from(bits) || amount(y) < 0)
+        {
             return Err(EvalError::Unsupported("a shift by the whole width or more"));
         }
         zip_inputs(cx, |x: T, y: T| {
-            let n = amount(y).unwrap_or(0);
+            let n = amount(y) as u32;
             if is_left { left(x, n) } else { right(x, n) }
         })
     }
     with_type!(ints, cx.input(0)?.dtype, T => {
-        shift(cx, T::BITS, |y: T| u32::try_from(y).ok(), |x: T, n| x.wrapping_shl(n), |x: T, n| x.wrapping_shr(n))
+        shift(cx, T::BITS, |y: T| i128::from(y), |x: T, n| x.wrapping_shl(n), |x: T, n| x.wrapping_shr(n))
     })
 }
 

@@ -13,6 +13,12 @@
     clippy::cast_sign_loss,
     reason = "evaluation converts between element types, and walks with signed strides over sizes that were checked"
 )]
+#![expect(
+    clippy::many_single_char_names,
+    clippy::similar_names,
+    clippy::float_cmp,
+    reason = "formulas are written as in their sources: `y = a · x + b`; comparing for equality is what operators do"
+)]
 
 mod activation;
 mod arithmetic;
@@ -39,9 +45,9 @@ mod schema;
 mod sequence;
 mod shape;
 mod signal;
-mod text;
 #[cfg(test)]
 mod testing;
+mod text;
 
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -165,20 +171,29 @@ pub struct Class {
 
 impl Class {
     /// Pure and nothing more.
-    pub const PURE: Class = Class { pure: true, elementwise: false, rowwise: false, movement: false };
+    pub const PURE: Class =
+        Class { pure: true, elementwise: false, rowwise: false, movement: false };
     /// Neither pure nor anything else: never folded, never merged.
-    pub const IMPURE: Class = Class { pure: false, elementwise: false, rowwise: false, movement: false };
+    pub const IMPURE: Class =
+        Class { pure: false, elementwise: false, rowwise: false, movement: false };
     /// Element by element, with broadcasting.
-    pub const ELEMENTWISE: Class = Class { pure: true, elementwise: true, rowwise: true, movement: false };
+    pub const ELEMENTWISE: Class =
+        Class { pure: true, elementwise: true, rowwise: true, movement: false };
     /// Row by row along the last axis.
-    pub const ROWWISE: Class = Class { pure: true, elementwise: false, rowwise: true, movement: false };
+    pub const ROWWISE: Class =
+        Class { pure: true, elementwise: false, rowwise: true, movement: false };
     /// Moves elements.
-    pub const MOVEMENT: Class = Class { pure: true, elementwise: false, rowwise: false, movement: true };
+    pub const MOVEMENT: Class =
+        Class { pure: true, elementwise: false, rowwise: false, movement: true };
 }
 
 impl Operator {
     /// A pure operator of ONNX's own domain that has no evaluation.
-    pub(crate) const fn new(name: &'static str, versions: &'static [i64], infer: InferFn) -> Operator {
+    pub(crate) const fn new(
+        name: &'static str,
+        versions: &'static [i64],
+        infer: InferFn,
+    ) -> Operator {
         Operator {
             domain: "",
             name,
@@ -193,7 +208,11 @@ impl Operator {
     }
 
     /// With these inputs and outputs.
-    pub(crate) const fn params(mut self, inputs: &'static [Param], outputs: &'static [Param]) -> Operator {
+    pub(crate) const fn params(
+        mut self,
+        inputs: &'static [Param],
+        outputs: &'static [Param],
+    ) -> Operator {
         self.inputs = inputs;
         self.outputs = outputs;
         self
@@ -360,7 +379,8 @@ impl<'a> EvalCx<'a> {
     /// When it is more than the caller allows, before anything is allocated.
     pub fn size(&self, dtype: DataType, dims: &[i64]) -> Result<usize, EvalError> {
         let n = dims.iter().try_fold(1u64, |n, &d| n.checked_mul(u64::try_from(d).ok()?));
-        let fits = n.and_then(|n| Some((n, dtype.byte_len(n)?))).filter(|&(_, bytes)| bytes <= self.limit);
+        let fits =
+            n.and_then(|n| Some((n, dtype.byte_len(n)?))).filter(|&(_, bytes)| bytes <= self.limit);
         match fits {
             Some((n, _)) => usize::try_from(n).map_err(|_| EvalError::TooLarge(dims.to_vec())),
             None => Err(EvalError::TooLarge(dims.to_vec())),

@@ -8,7 +8,8 @@ use super::infer::{
     one as output, same, several, tensor,
 };
 use super::kernel::{
-    Axes, Walk, broadcast_strides, checked_raw, from_units, sizes, strides, units, view, with_unit,
+    Axes, Walk, area, broadcast_strides, checked_raw, empty, from_units, sizes, strides, units,
+    view, with_unit,
 };
 use super::schema::{
     attr::{float, int, ints, string},
@@ -234,8 +235,7 @@ fn concatenated(shapes: &[&Shape], axis: i64) -> Result<Shape, InferError> {
         for (i, (so_far, d)) in all.0.iter_mut().zip(&shape.0).enumerate() {
             *so_far = if i == axis {
                 match (&*so_far, d) {
-                    (Dim::Fixed(0), d) => d.clone(),
-                    (d, Dim::Fixed(0)) => d.clone(),
+                    (Dim::Fixed(0), d) | (d, Dim::Fixed(0)) => d.clone(),
                     (a, b) => dim(a.fixed().zip(b.fixed()).and_then(|(a, b)| a.checked_add(b))),
                 }
             } else {
@@ -263,7 +263,10 @@ fn eval_concat(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
     let dims = shape.dims().ok_or_else(|| EvalError::TooLarge(first.dims.clone()))?;
     let axis = normal_axis(axis, dims.len())?;
     let size = cx.size(dtype, &dims)?;
-    let outer: usize = sizes(&dims[..axis]).iter().product();
+    if size == 0 {
+        return Ok(vec![empty(dtype, &dims)]);
+    }
+    let outer = area(&sizes(&dims[..axis]));
     let raws = inputs.iter().map(|t| checked_raw(t)).collect::<Result<Vec<_>, _>>()?;
     with_unit!(dtype, U => {
         let parts: Vec<_> = raws.iter().map(|raw| units::<U>(raw)).collect();
@@ -412,7 +415,7 @@ fn bounds(cx: &InferCx<'_>) -> Bounds {
     }
     let n = [0, 1, 2].map(|slot| {
         let input = cx.input(slot + 1);
-        input.tensor.and_then(|t| t.to_ints()).map(|ints| ints.len()).or_else(|| fixed_len(input))
+        input.tensor.and_then(Tensor::to_ints).map(|ints| ints.len()).or_else(|| fixed_len(input))
     });
     let n = n.into_iter().flatten().next();
     let axes = if cx.has(3) { cx.ints(3) } else { n.and_then(count) };
@@ -580,14 +583,16 @@ fn eval_pad(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
     if pads.iter().any(|&(before, after)| before < 0 || after < 0) {
         return Err(EvalError::Unsupported("negative pads that are not constant"));
     }
+    let size = cx.size(x.dtype, &dims)?;
     let mut y = x.reshaped(&x.dims);
     for (axis, &(before, after)) in pads.iter().enumerate().filter(|(_, pads)| **pads != (0, 0)) {
         let len = x.dims[axis];
         if len == 0 {
             return Err(EvalError::invalid(format!("nothing of {shape} to pad axis {axis} with")));
         }
-        // Each list is one axis of the output, so it is no longer than that.
-        cx.size(x.dtype, &dims)?;
+        if size == 0 {
+            return Ok(vec![empty(x.dtype, &dims)]);
+        }
         let place: fn(i64, i64) -> i64 = match mode {
             "edge" => |i, len| i.clamp(0, len - 1),
             "wrap" if cx.version >= 19 => |i, len| i.rem_euclid(len),
@@ -793,6 +798,9 @@ fn eval_reverse_sequence(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
     let x = cx.input(0)?;
     let lengths = cx.int_input(1)?;
     let (time, batch) = (cx.int("time_axis", 0)?, cx.int("batch_axis", 1)?);
+    if x.is_empty() {
+        return Ok(vec![x.reshaped(&x.dims)]);
+    }
     let [rows, columns, ..] = sizes(&x.dims)[..] else {
         return Err(EvalError::invalid(format!("{:?} has no two axes", x.dims)));
     };

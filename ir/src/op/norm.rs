@@ -4,7 +4,7 @@
 //! would round between its steps.
 
 use super::infer::{Inferred, int_attr, one as output, same, several, tensor};
-use super::kernel::{Axes, Number, broadcast_strides, sizes, with_type};
+use super::kernel::{Axes, Number, area, broadcast_strides, sizes, with_type};
 use super::schema::{
     attr::{float, int, ints},
     one, opt,
@@ -132,9 +132,9 @@ fn map_lines(cx: &EvalCx<'_>, f: impl Fn(&mut [f64])) -> Result<Vec<Tensor>, Eva
     let axis = line_axis(cx.version, axis, x.dims.len())?;
     let dims = sizes(&x.dims);
     let (len, inner) = if cx.version < ONE_AXIS || axis == dims.len() {
-        (dims[axis..].iter().product(), 1)
+        (area(&dims[axis..]), 1)
     } else {
-        (dims[axis], dims[axis + 1..].iter().product())
+        (dims[axis], area(&dims[axis + 1..]))
     };
     map_strided(cx, x, len, inner, f)
 }
@@ -172,9 +172,13 @@ fn largest(line: &[f64]) -> f64 {
 fn eval_softmax(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
     map_lines(cx, |line| {
         let top = largest(line);
-        line.iter_mut().for_each(|x| *x = (*x - top).exp());
+        for x in &mut *line {
+            *x = (*x - top).exp();
+        }
         let sum: f64 = line.iter().sum();
-        line.iter_mut().for_each(|x| *x /= sum);
+        for x in line {
+            *x /= sum;
+        }
     })
 }
 
@@ -182,7 +186,9 @@ fn eval_log_softmax(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
     map_lines(cx, |line| {
         let top = largest(line);
         let log_sum = line.iter().map(|x| (x - top).exp()).sum::<f64>().ln();
-        line.iter_mut().for_each(|x| *x = *x - top - log_sum);
+        for x in line {
+            *x = *x - top - log_sum;
+        }
     })
 }
 
@@ -253,7 +259,7 @@ fn per_element(tensor: &Tensor, normal: &[i64]) -> Result<Vec<f64>, EvalError> {
     let walk = super::kernel::Walk::new(&size, [&steps], [0]);
     let mut all = Vec::new();
     walk.rows(|[at]| {
-        all.extend((0..walk.len).map(|k| values[at as usize + k * walk.step[0] as usize]))
+        all.extend((0..walk.len).map(|k| values[at as usize + k * walk.step[0] as usize]));
     });
     Ok(all)
 }
@@ -265,11 +271,14 @@ fn eval_layer_norm(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
     if cx.int("stash_type", 1)? != 1 {
         return Err(EvalError::Unsupported("this stash type"));
     }
+    if x.is_empty() {
+        return Err(EvalError::Unsupported("the mean of nothing"));
+    }
     let normal = &x.dims[axis..];
     cx.size(x.dtype, &x.dims)?;
     let scale = per_element(cx.input(1)?, normal)?;
     let bias = cx.get(2).map(|b| per_element(b, normal)).transpose()?;
-    let len: usize = sizes(normal).iter().product();
+    let len = area(&sizes(normal));
     let (y, means, deviations) = with_type!(floats, x.dtype, T => {
         let elements = x.elements::<T>()?;
         let mut out: Vec<T> = Vec::with_capacity(elements.len());
@@ -291,9 +300,6 @@ fn eval_layer_norm(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
     if cx.outputs > 1 {
         let mut dims = x.dims.clone();
         dims[axis..].fill(1);
-        if x.is_empty() {
-            return Err(EvalError::Unsupported("the mean of nothing"));
-        }
         outputs.extend([means, deviations].map(|stat| Tensor::new(&dims, stat)));
         outputs.truncate(cx.outputs);
     }
@@ -307,8 +313,11 @@ fn eval_rms_norm(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
     if scale.dtype != x.dtype || cx.int("stash_type", 1)? != 1 {
         return Err(EvalError::Unsupported("mixed element types"));
     }
+    if x.is_empty() {
+        return Err(EvalError::Unsupported("the mean of nothing"));
+    }
     let scale = per_element(scale, &x.dims[axis..])?;
-    let len = sizes(&x.dims[axis..]).iter().product();
+    let len = area(&sizes(&x.dims[axis..]));
     map_strided(cx, x, len, 1, |line| {
         let mean = line.iter().map(|x| x * x).sum::<f64>() / line.len() as f64;
         let inverse = 1.0 / (mean + epsilon).sqrt();
@@ -366,7 +375,7 @@ fn eval_batch_norm(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
         .get(1)
         .copied()
         .ok_or_else(|| EvalError::invalid(format!("{:?} has no channels", x.dims)))?;
-    let area: usize = dims[2..].iter().product();
+    let area = area(&dims[2..]);
     let [scale, bias, mean, variance] = [1, 2, 3, 4].map(|slot| per_channel(cx, slot, channels));
     let (scale, bias, mean, variance) = (scale?, bias?, mean?, variance?);
     cx.size(x.dtype, &x.dims)?;
@@ -392,14 +401,14 @@ fn eval_groups(
     let x = cx.input(0)?;
     let dims = sizes(&x.dims);
     let channels = dims[1];
-    let area: usize = dims[2..].iter().product();
+    let area = area(&dims[2..]);
     let epsilon = cx.float("epsilon", 1e-5)?;
-    if groups == 0 || channels % groups != 0 {
+    if groups == 0 || !channels.is_multiple_of(groups) {
         return Err(EvalError::invalid(format!("{groups} groups of {channels} channels")));
     }
     let row = std::cell::Cell::new(0);
     let per_group = channels / groups;
-    map_strided(cx, x, per_group * area, 1, |line| {
+    map_strided(cx, x, per_group.saturating_mul(area), 1, |line| {
         let mean = line.iter().sum::<f64>() / line.len() as f64;
         let variance = line.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / line.len() as f64;
         let inverse = 1.0 / (variance + epsilon).sqrt();
@@ -441,7 +450,7 @@ fn group_norm(cx: &InferCx<'_>) -> Inferred {
 fn eval_group_norm(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
     let channels = channels_of(cx)?;
     let groups = usize::try_from(cx.int("num_groups", 0)?).unwrap_or(0);
-    if groups == 0 || channels % groups != 0 {
+    if groups == 0 || !channels.is_multiple_of(groups) {
         return Err(EvalError::invalid(format!("{groups} groups of {channels} channels")));
     }
     // Until opset 21 a scale belonged to a group.
@@ -458,14 +467,16 @@ fn eval_lp_norm(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
         return Err(EvalError::invalid(format!("a norm of {p}")));
     }
     let dims = sizes(&x.dims);
-    map_strided(cx, x, dims[axis], dims[axis + 1..].iter().product(), |line| {
+    map_strided(cx, x, dims[axis], area(&dims[axis + 1..]), |line| {
         let norm: f64 = if p == 1 {
             line.iter().map(|x| x.abs()).sum()
         } else {
             line.iter().map(|x| x * x).sum::<f64>().sqrt()
         };
         // Nothing has no direction.
-        line.iter_mut().for_each(|x| *x = if norm == 0.0 { 0.0 } else { *x / norm });
+        for x in line {
+            *x = if norm == 0.0 { 0.0 } else { *x / norm };
+        }
     })
 }
 

@@ -8,7 +8,7 @@ use super::infer::{
     Inferred, dim, fixed_len, int_attr, is_unknown_attr, normal_axes, one as output, several,
     tensor,
 };
-use super::kernel::{Axes, Number, Walk, sizes, strides, with_type};
+use super::kernel::{Axes, Number, Walk, area, empty, sizes, strides, with_type};
 use super::schema::{
     attr::{int, ints},
     one, opt,
@@ -162,7 +162,7 @@ pub(super) static OPS: &[Operator] = &[
         .attrs(&[int("axis"), int("sorted")]),
 ];
 
-/// First opset where the axes of ReduceSum are an input.
+/// First opset where the axes of `ReduceSum` are an input.
 const SUM_AXES_INPUT: i64 = 13;
 /// The same of the other reductions.
 const AXES_INPUT: i64 = 18;
@@ -352,7 +352,7 @@ fn lines<T: Copy, R>(
     let ((inner_dims, inner_steps), (outer_dims, outer_steps)) = (pick(true), pick(false));
     let inner = Walk::new(&inner_dims, [&inner_steps], [0]);
     let outer = Walk::new(&outer_dims, [&outer_steps], [0]);
-    let count: usize = if inner_dims.contains(&0) { 0 } else { inner_dims.iter().product() };
+    let count = area(&inner_dims);
     let mut out = Vec::with_capacity(size);
     let mut line = Vec::new();
     outer.rows(|[row]| {
@@ -525,6 +525,11 @@ fn eval_top_k(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
     let mut dims = x.dims.clone();
     dims[axis] = k;
     let size = cx.size(DataType::Int64, &dims)?;
+    if size == 0 {
+        x.check()?;
+        let outputs = [empty(x.dtype, &dims), empty(DataType::Int64, &dims)];
+        return Ok(outputs.into_iter().take(cx.outputs.max(1)).collect());
+    }
     let (keep, k) = (dims.clone(), k as usize);
     with_type!(numbers, x.dtype, T => {
         let elements = x.elements::<T>()?;
@@ -541,7 +546,7 @@ fn eval_top_k(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
         };
         let tops = lines(&elements, &x.dims, &[axis], size, best);
         // Lines lie along the axis: element `j` of line `i` has its place among the lines' `j`s.
-        let inner: usize = sizes(&keep[axis + 1..]).iter().product();
+        let inner = area(&sizes(&keep[axis + 1..]));
         let (mut values, mut indices) = (Vec::with_capacity(size), Vec::with_capacity(size));
         for block in tops.chunks(inner.max(1)) {
             for j in 0..k {
@@ -578,7 +583,7 @@ fn eval_cumulate(cx: &EvalCx<'_>, product: bool) -> Result<Vec<Tensor>, EvalErro
         let elements = x.elements::<T>()?;
         let mut out = vec![T::ZERO; elements.len()];
         let dims = sizes(&x.dims);
-        let (len, inner) = (dims[axis], dims[axis + 1..].iter().product::<usize>());
+        let (len, inner) = (dims[axis], area(&dims[axis + 1..]));
         if !elements.is_empty() {
             for block in (0..elements.len()).step_by(len * inner) {
                 for column in 0..inner {

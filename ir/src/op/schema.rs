@@ -29,16 +29,17 @@ pub(super) mod sets {
     pub(crate) const FLOATS_AND_FLOAT8: &[DataType] =
         types!(Float Float16 Double Bfloat16 Float8E4m3fn Float8E4m3fnuz Float8E5m2 Float8E5m2fnuz);
     /// Floats and signed integers.
-    pub(crate) const SIGNED: &[DataType] = types!(Float Int8 Int16 Int32 Int64 Float16 Double Bfloat16);
+    pub(crate) const SIGNED: &[DataType] =
+        types!(Float Int8 Int16 Int32 Int64 Float16 Double Bfloat16);
     pub(crate) const NUMBERS: &[DataType] =
         types!(Float Uint8 Int8 Uint16 Int16 Int32 Int64 Float16 Double Uint32 Uint64 Bfloat16);
     /// Numbers without bfloat16, as some operators of opset 9 still have it.
     pub(crate) const OLD_NUMBERS: &[DataType] =
         types!(Float Uint8 Int8 Uint16 Int16 Int32 Int64 Float16 Double Uint32 Uint64);
     /// Numbers without the integers of 8 and 16 bits.
-    pub(crate) const WIDE_NUMBERS: &[DataType] = types!(Float Int32 Int64 Float16 Double Uint32 Uint64 Bfloat16);
-    pub(crate) const NUMBERS_AND_BOOL: &[DataType] =
-        types!(Float Uint8 Int8 Uint16 Int16 Int32 Int64 Bool Float16 Double Uint32 Uint64 Bfloat16);
+    pub(crate) const WIDE_NUMBERS: &[DataType] =
+        types!(Float Int32 Int64 Float16 Double Uint32 Uint64 Bfloat16);
+    pub(crate) const NUMBERS_AND_BOOL: &[DataType] = types!(Float Uint8 Int8 Uint16 Int16 Int32 Int64 Bool Float16 Double Uint32 Uint64 Bfloat16);
     pub(crate) const QUANTIZED: &[DataType] =
         types!(Uint8 Int8 Float8E4m3fn Float8E4m3fnuz Float8E5m2 Float8E5m2fnuz);
     /// Every type of opset 1.
@@ -61,17 +62,29 @@ pub(super) mod sets {
 }
 
 /// A parameter that occurs once. An empty `var` ties its type to no other parameter.
-pub(super) const fn one(name: &'static str, var: &'static str, types: &'static [DataType]) -> Param {
+pub(super) const fn one(
+    name: &'static str,
+    var: &'static str,
+    types: &'static [DataType],
+) -> Param {
     Param { name, var, types, arity: Arity::One, since: 1 }
 }
 
 /// A parameter that may be left out.
-pub(super) const fn opt(name: &'static str, var: &'static str, types: &'static [DataType]) -> Param {
+pub(super) const fn opt(
+    name: &'static str,
+    var: &'static str,
+    types: &'static [DataType],
+) -> Param {
     Param { name, var, types, arity: Arity::Optional, since: 1 }
 }
 
 /// A parameter that occurs any number of times.
-pub(super) const fn many(name: &'static str, var: &'static str, types: &'static [DataType]) -> Param {
+pub(super) const fn many(
+    name: &'static str,
+    var: &'static str,
+    types: &'static [DataType],
+) -> Param {
     Param { name, var, types, arity: Arity::Variadic, since: 1 }
 }
 

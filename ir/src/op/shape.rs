@@ -127,7 +127,9 @@ fn shape_of(cx: &InferCx<'_>) -> Inferred {
 }
 
 fn eval_shape_of(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
-    (cx.int("start", 0)?, cx.int("end", 0)?);
+    for name in ["start", "end"] {
+        cx.int(name, 0)?;
+    }
     let dims = &cx.input(0)?.dims;
     Ok(vec![Tensor::ints(&dims[shape_range(cx, dims.len())])])
 }

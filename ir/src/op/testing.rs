@@ -1,7 +1,9 @@
 //! A node for tests: given inputs or their types, it is inferred and evaluated, and both must agree.
 
 use super::{EvalCx, EvalError, InferCx, Input, NodeCx, Types, find};
-use crate::{Attr, AttrValue, Attrs, DataType, Dim, Element, Name, Shape, Tensor, TensorType, Type};
+use crate::{
+    Attr, AttrValue, Attrs, DataType, Dim, Element, Name, Shape, Tensor, TensorType, Type,
+};
 
 /// One node.
 pub(super) struct Case {
@@ -15,7 +17,14 @@ pub(super) struct Case {
 
 impl Case {
     pub(super) fn new(op: &'static str) -> Case {
-        Case { op, version: 21, outputs: 1, attrs: Attrs::default(), inputs: Vec::new(), bodies: Vec::new() }
+        Case {
+            op,
+            version: 21,
+            outputs: 1,
+            attrs: Attrs::default(),
+            inputs: Vec::new(),
+            bodies: Vec::new(),
+        }
     }
 
     pub(super) fn opset(mut self, version: i64) -> Case {
@@ -79,20 +88,25 @@ impl Case {
             .inputs
             .iter()
             .map(|input| match input {
-                Some((ty, tensor)) => Input { present: true, ty: Some(ty), tensor: tensor.as_ref() },
+                Some((ty, tensor)) => {
+                    Input { present: true, ty: Some(ty), tensor: tensor.as_ref() }
+                }
                 None => Input::default(),
             })
             .collect();
         let op = find("", self.op).expect("the operator is in the table");
-        (op.infer)(&InferCx { node: self.node(), inputs: &inputs, bodies: &self.bodies }).map_err(|err| err.0)
+        (op.infer)(&InferCx { node: self.node(), inputs: &inputs, bodies: &self.bodies })
+            .map_err(|err| err.0)
     }
 
     /// The outputs' types as text.
     #[track_caller]
     pub(super) fn infer(&self) -> String {
         let types = self.types().expect("the node is sound");
-        let text: Vec<String> =
-            types.iter().map(|ty| ty.as_ref().map_or_else(|| "?".to_owned(), ToString::to_string)).collect();
+        let text: Vec<String> = types
+            .iter()
+            .map(|ty| ty.as_ref().map_or_else(|| "?".to_owned(), ToString::to_string))
+            .collect();
         text.join(" ")
     }
 
@@ -103,9 +117,13 @@ impl Case {
     }
 
     pub(super) fn try_run(&self) -> Result<Vec<Tensor>, EvalError> {
-        let inputs: Vec<Option<&Tensor>> =
-            self.inputs.iter().map(|input| input.as_ref().and_then(|(_, tensor)| tensor.as_ref())).collect();
-        let eval = find("", self.op).and_then(|op| op.eval).expect("the operator has an evaluation");
+        let inputs: Vec<Option<&Tensor>> = self
+            .inputs
+            .iter()
+            .map(|input| input.as_ref().and_then(|(_, tensor)| tensor.as_ref()))
+            .collect();
+        let eval =
+            find("", self.op).and_then(|op| op.eval).expect("the operator has an evaluation");
         eval(&EvalCx { node: self.node(), inputs: &inputs, limit: 1 << 30 })
     }
 
