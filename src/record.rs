@@ -70,7 +70,7 @@ impl Record {
     /// Where the source is, seen from the optimized model at `optimized`.
     #[must_use]
     pub fn source(&self, optimized: &Path) -> PathBuf {
-        folder(optimized).join(&self.path)
+        optimized.with_file_name(&self.path)
     }
 
     /// Writes the record into a model, in place of an older one.

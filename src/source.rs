@@ -30,7 +30,9 @@ pub fn read(path: &Path, options: &LoadOptions) -> Result<Input> {
     let at = || format!("{}", path.display());
     let input = if is_text(path) {
         let text = std::fs::read_to_string(path).with_context(at)?;
-        let model = text::parse(&text).map_err(|e| anyhow!("{}", e.render(&text))).with_context(at)?;
+        let model = text::parse(&text)
+            .map_err(|e| anyhow!("line {}, column {}\n{}", e.line, e.column, e.render(&text)))
+            .with_context(at)?;
         Input { model, files: Vec::new(), warnings: Vec::new() }
     } else {
         let loaded = load(path, options).with_context(at)?;

@@ -77,10 +77,13 @@ impl Patch {
         Operand::Node(self.nodes.len() as u32 - 1)
     }
 
-    /// A constant.
+    /// A constant; equal ones of a patch are one.
     pub fn constant(&mut self, tensor: Tensor) -> Operand {
-        self.constants.push(tensor);
-        Operand::Constant(self.constants.len() as u32 - 1)
+        let at = self.constants.iter().position(|c| c.same_content(&tensor)).unwrap_or_else(|| {
+            self.constants.push(tensor);
+            self.constants.len() - 1
+        });
+        Operand::Constant(at as u32)
     }
 
     /// `x` in another shape.

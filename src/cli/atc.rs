@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
-use onnxfix_ir::{LoadOptions, Model};
+use anyhow::{Context as _, Result, bail};
+use onnxfix_ir::{LoadOptions, Model, ValueId};
 
 use super::Verdict;
 use super::single::named_or_single;
@@ -25,6 +25,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<Verdict> {
     let path = named_or_single(args.model.as_deref(), "atc")?;
     let input = read(&path, &LoadOptions { drop_unknown: true, external_data: false })?;
+    ensure_static(&input.model).with_context(|| format!("atc {}", path.display()))?;
     let shown = path.display().to_string();
     let om = shown.trim_end_matches(".onnx");
     bail!(
@@ -35,12 +36,23 @@ pub(crate) fn run(args: &Args) -> Result<Verdict> {
     )
 }
 
-/// The inputs in ATC's syntax; -1 where a dimension is open.
+/// Without a number for every dimension, ATC needs flags that only the user could know.
+fn ensure_static(model: &Model) -> Result<()> {
+    for &input in model[model.root()].inputs() {
+        let value = &model[input];
+        if value.dims().is_none() {
+            let shape = value.shape().map(|s| format!(" {s}")).unwrap_or_default();
+            bail!("input {:?}{shape} has no fixed shape; run `onnxfix optimize` on the model first", value.name());
+        }
+    }
+    Ok(())
+}
+
+/// The inputs in ATC's syntax.
 fn input_shapes(model: &Model) -> String {
-    let shape = |v: &onnxfix_ir::ValueId| {
-        let value = &model[*v];
-        let dims = value.shape().map(|s| s.0.iter().map(|d| d.fixed().unwrap_or(-1).to_string()).collect::<Vec<_>>());
-        format!("{}:{}", value.name(), dims.unwrap_or_default().join(","))
+    let shape = |&input: &ValueId| {
+        let dims: Vec<String> = model[input].dims().unwrap_or_default().iter().map(ToString::to_string).collect();
+        format!("{}:{}", model[input].name(), dims.join(","))
     };
     model[model.root()].inputs().iter().map(shape).collect::<Vec<_>>().join(";")
 }

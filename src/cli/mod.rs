@@ -11,6 +11,7 @@ mod shapes;
 mod single;
 mod verify;
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::{ArgAction, Parser, Subcommand};
@@ -100,8 +101,12 @@ fn init_log(verbose: u8) {
         _ => "onnxfix=debug,onnxfix_ir=debug,onnxfix_passes=debug",
     };
     let filter = EnvFilter::try_from_env("ONNXFIX_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let subscriber =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).without_time();
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .without_time();
     // Only fails when a subscriber is there already, which then does the job.
     let _already_set = subscriber.try_init();
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use onnxfix_ir::text::{Mode, print};
 use onnxfix_ir::{LoadOptions, Model, StoreOptions, check, store};
-use onnxfix_passes::{Options, PROVENANCE, Pipeline, find, run as run_passes};
+use onnxfix_passes::{Options, PROVENANCE, Pipeline, Stop, find, run as run_passes};
 
 use super::Verdict;
 use super::output::Output;
@@ -59,7 +59,7 @@ pub(crate) struct Args {
     why_not: Option<String>,
 
     /// Print the model as text after this pass, each time it changed something.
-    #[arg(long, value_name = "PASS", help_heading = "Passes")]
+    #[arg(long, value_name = "PASS", conflicts_with = "json", help_heading = "Passes")]
     print_after: Option<String>,
 
     /// Compare the result with the model afterwards, as `onnxfix verify` does; exit code 1 when they differ.
@@ -98,6 +98,9 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
     let start = Instant::now();
     let target_path = args.output.clone().unwrap_or_else(|| default_output(&args.model));
     let report_format = args.report.as_deref().map(ReportFormat::of).transpose()?;
+    for (flag, path) in [("--output", &args.output), ("--report", &args.report)] {
+        path.as_deref().map_or(Ok(()), |path| ensure_place(flag, path))?;
+    }
     let (options, pipeline) = plan(args)?;
 
     let progress = Progress::start(out, format!("read {}", args.model.display()));
@@ -117,6 +120,9 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
     };
     let passes = run_passes(&mut model, &pipeline, &options, &mut observer)
         .with_context(|| format!("optimize {}", args.model.display()))?;
+    if let (Some(pass), []) = (&args.print_after, printed.as_slice()) {
+        out.note(&format!("{pass} changed nothing, so there is nothing to print after it"));
+    }
     for text in printed {
         out.result(&text?)?;
     }
@@ -143,6 +149,18 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
     drop(progress);
     report.seconds = start.elapsed().as_secs_f64();
     say(args, out, &report)?;
+    // What was done stays said and reported where comparing fails.
+    let verified = if args.verify { Some(super::verify::compare(&target_path, &args.model, out)) } else { None };
+    let verified = match verified {
+        Some(Ok(compared)) => Ok(report.verify.insert(compared).equal),
+        Some(Err(error)) => Err(error),
+        None => Ok(true),
+    };
+    if args.json {
+        out.json(&report)?;
+    } else if let Some(compared) = &report.verify {
+        out.result(&compared.text())?;
+    }
     if let (Some(path), Some(format)) = (&args.report, report_format) {
         let text = match format {
             ReportFormat::Json => serde_json::to_string_pretty(&report)?,
@@ -150,10 +168,20 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
         };
         std::fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
     }
-    if args.verify {
-        return super::verify::compare(&target_path, &args.model, out);
+    Ok(if verified? { Verdict::Clean } else { Verdict::Findings })
+}
+
+/// Refuses a path that no file can be written to, before any work is done.
+fn ensure_place(flag: &str, path: &Path) -> Result<()> {
+    if path.is_dir() {
+        bail!("{flag} {}: is a directory, not a file", path.display());
     }
-    Ok(Verdict::Clean)
+    match path.parent() {
+        Some(folder) if folder != Path::new("") && !folder.is_dir() => {
+            bail!("{flag} {}: there is no folder {}", path.display(), folder.display())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The options and passes that the flags ask for.
@@ -192,10 +220,11 @@ fn record(model: &mut Model, args: &Args, out: &Path) -> Result<()> {
 }
 
 fn say(args: &Args, out: &Output, report: &Report) -> Result<()> {
-    if args.json {
-        out.json(report)?;
-    } else if args.print_after.is_none() {
+    if !args.json && args.print_after.is_none() {
         out.result(&report.text())?;
+    }
+    if let (Stop::FuelSpent, Some(max)) = (report.passes.stop, args.max_rewrites) {
+        out.note(&format!("stopped after {max} rewrites, as --max-rewrites says"));
     }
     if let Some(pass) = &args.why_not {
         let misses = &report.passes.misses;

@@ -1,6 +1,6 @@
 //! The flags that say shapes, shared by commands.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use onnxfix_passes::{Options, ShapeError, parse_dim, parse_input_shapes};
 
 /// Shapes of inputs.
@@ -27,14 +27,14 @@ impl Shapes {
     /// Names the part that cannot be read.
     pub(crate) fn apply(&self, options: &mut Options) -> Result<()> {
         for text in &self.input_shape {
-            for shape in parse_input_shapes(text)? {
+            for shape in parse_input_shapes(text).context("--input-shape")? {
                 if options.shapes.iter().any(|s| s.name == shape.name) {
-                    return Err(ShapeError::Twice(shape.name).into());
+                    return Err(ShapeError::Twice(shape.name)).context("--input-shape");
                 }
                 options.shapes.push(shape);
             }
         }
-        options.dims = self.dim.iter().map(|d| parse_dim(d)).collect::<Result<_, _>>()?;
+        options.dims = self.dim.iter().map(|d| parse_dim(d)).collect::<Result<_, _>>().context("--dim")?;
         options.keep_dims.clone_from(&self.keep_dim);
         Ok(())
     }

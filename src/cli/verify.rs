@@ -12,7 +12,7 @@ use super::shapes::Shapes;
 use super::single::named_or_single;
 use crate::record::Record;
 use crate::source::{is_text, read};
-use crate::verify::{Options, Step, Subject, verify};
+use crate::verify::{Options, Report, Step, Subject, verify};
 
 /// Compare an optimized model with its source on the CPU.
 ///
@@ -72,25 +72,24 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
         Some(path) => subject(path)?,
         None => recorded_source(&after)?,
     };
-    judge(&before, &after, &options, args.json, out)
-}
-
-/// Compares the model at `after` with the one at `before`, for other commands.
-pub(crate) fn compare(after: &Path, before: &Path, out: &Output) -> Result<Verdict> {
-    judge(&subject(before)?, &subject(after)?, &Options::default(), false, out)
-}
-
-fn judge(before: &Subject, after: &Subject, options: &Options, json: bool, out: &Output) -> Result<Verdict> {
-    let progress = Progress::start(out, "compare");
-    let report = verify(before, after, options, &|step: Step| progress.step(step.to_string()))
-        .with_context(|| format!("verify {}", after.name))?;
-    drop(progress);
-    if json {
+    let report = judge(&before, &after, &options, out)?;
+    if args.json {
         out.json(&report)?;
     } else {
         out.result(&report.text())?;
     }
     Ok(if report.equal { Verdict::Clean } else { Verdict::Findings })
+}
+
+/// Compares the model at `after` with the one at `before`, for other commands.
+pub(crate) fn compare(after: &Path, before: &Path, out: &Output) -> Result<Report> {
+    judge(&subject(before)?, &subject(after)?, &Options::default(), out)
+}
+
+fn judge(before: &Subject, after: &Subject, options: &Options, out: &Output) -> Result<Report> {
+    let progress = Progress::start(out, "compare");
+    verify(before, after, options, &|step: Step| progress.step(step.to_string()))
+        .with_context(|| format!("verify {}", after.name))
 }
 
 fn check_tolerances(options: &Options) -> Result<()> {

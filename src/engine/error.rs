@@ -47,6 +47,14 @@ pub enum EngineError {
         /// What the decoder says.
         reason: String,
     },
+    /// External data of a tensor cannot be read.
+    #[error("external data of tensor {tensor:?} cannot be read: {source}")]
+    External {
+        /// The tensor.
+        tensor: String,
+        /// Why.
+        source: io::Error,
+    },
     /// The model has operators that tract lacks.
     #[error("the CPU engine lacks {}", list(missing))]
     Operators {
@@ -167,7 +175,7 @@ mod tests {
 
     #[test]
     fn finds_the_node_in_a_message() {
-        assert_eq!(node_in(r##"Evaluating #7 "/layer.0/Add" Add"##).as_deref(), Some("/layer.0/Add"));
+        assert_eq!(node_in(r#"Evaluating #7 "/layer.0/Add" Add"#).as_deref(), Some("/layer.0/Add"));
         assert_eq!(node_in("rank #2 mismatch").as_deref(), None);
     }
 }

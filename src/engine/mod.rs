@@ -10,6 +10,7 @@
 //! thing that could be wrong. [`Lowering::Plain`] does not even choose kernels: slower, and a second opinion.
 
 mod error;
+mod external;
 mod read;
 mod tensor;
 #[cfg(test)]
@@ -20,7 +21,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use onnxfix_ir::{DataType, Tensor};
-use tract_onnx::prelude::{InferenceModelExt, IntoRunnable, TVec, TValue, TypedModel};
+use tract_onnx::prelude::{InferenceModelExt, IntoRunnable, TValue, TVec, TypedModel};
 use tract_onnx::tract_hir::internal::{InferenceFact, TypedRunnableModel};
 
 pub use error::{EngineError, Missing};
@@ -90,7 +91,10 @@ pub struct Engine {
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine").field("inputs", &self.inputs).field("outputs", &self.outputs).finish_non_exhaustive()
+        f.debug_struct("Engine")
+            .field("inputs", &self.inputs)
+            .field("outputs", &self.outputs)
+            .finish_non_exhaustive()
     }
 }
 
@@ -147,7 +151,8 @@ impl Engine {
 fn guarded<T>(work: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let message = panic.downcast_ref::<String>().map(String::as_str);
-        let message = message.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        let message =
+            message.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
         Err(EngineError::Panic { message: message.to_owned() })
     })
 }
@@ -155,13 +160,13 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, EngineError>) -> Result<T, Engine
 fn load(request: &Request<'_>) -> Result<Engine, EngineError> {
     // Shapes written in the file are claims of its exporter, and stale ones are common. Inference finds the real ones.
     let onnx = tract_onnx::onnx().with_ignore_output_shapes(true).with_ignore_value_info(true);
-    let (mut proto, folder) = read::decode(&onnx, request.source)?;
+    let mut proto = read::decode(&onnx, request.source)?;
     read::prepare(&onnx, &mut proto)?;
     let names: Vec<String> = match (&proto.graph, request.outputs) {
         (Some(graph), []) => graph.output.iter().map(|o| o.name.clone()).collect(),
         (_, asked) => asked.to_vec(),
     };
-    let parsed = onnx.parse(&proto, folder.as_deref()).map_err(|e| EngineError::refused("read", &e))?;
+    let parsed = onnx.parse(&proto, None).map_err(|e| EngineError::refused("read", &e))?;
     drop(proto);
     if let Some(name) = parsed.unresolved_inputs.first() {
         return Err(EngineError::Undefined { name: name.clone() });
@@ -177,7 +182,10 @@ fn load(request: &Request<'_>) -> Result<Engine, EngineError> {
             return Err(EngineError::NotFed { name: name.clone() });
         };
         let spec = &request.inputs[at];
-        let fact = InferenceFact::dt_shape(tensor::to_datum_type(spec.dtype)?, tensor::to_shape(&spec.dims)?);
+        let fact = InferenceFact::dt_shape(
+            tensor::to_datum_type(spec.dtype)?,
+            tensor::to_shape(&spec.dims)?,
+        );
         model.set_input_fact(slot, fact).map_err(refused)?;
         order.push(at);
     }

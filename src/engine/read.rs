@@ -1,35 +1,41 @@
 //! From a file to what tract can parse.
 //!
-//! The model stays as it is but for three things. Calls of the model's own functions become the functions' bodies, by
-//! ONNX's definition of a call. Typed data of unsigned tensors, which tract looks for in the wrong field, become raw
-//! data. And what tract would only trip over later gets an error that names it: operators it lacks, values that nothing
+//! The model stays as it is but for this. Calls of the model's own functions become the functions' bodies, by ONNX's
+//! definition of a call. External data are read into their tensors. Typed data of unsigned tensors, which tract looks
+//! for in the wrong field, become raw data. And what tract would only trip over later gets an error that names it: operators it lacks, values that nothing
 //! defines, operators of other domains that merely share a name with one of ONNX's.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 
 use tract_onnx::Onnx;
-use tract_onnx::pb::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, tensor_proto};
+use tract_onnx::pb::{
+    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, tensor_proto,
+};
 use tract_onnx::prelude::Framework;
 
-use super::{EngineError, Missing, Source};
+use super::{EngineError, Missing, Source, external};
 
 /// Operators of `com.microsoft` that tract implements under their own name.
-const MICROSOFT: [&str; 5] = ["BiasGelu", "FastGelu", "Gelu", "QuickGelu", "SkipLayerNormalization"];
+const MICROSOFT: [&str; 5] =
+    ["BiasGelu", "FastGelu", "Gelu", "QuickGelu", "SkipLayerNormalization"];
 
 /// Functions may call functions; only a cycle goes deeper than this.
 const DEPTH: usize = 100;
 
-/// Decodes the model; also the folder that its external data are relative to.
-pub(super) fn decode(onnx: &Onnx, source: Source<'_>) -> Result<(ModelProto, Option<String>), EngineError> {
-    let not_a_model = |e: tract_onnx::prelude::TractError| EngineError::Decode { reason: format!("{e:#}") };
+/// Decodes the model, external data included.
+pub(super) fn decode(onnx: &Onnx, source: Source<'_>) -> Result<ModelProto, EngineError> {
+    let not_a_model =
+        |e: tract_onnx::prelude::TractError| EngineError::Decode { reason: format!("{e:#}") };
     match source {
         Source::File(path) => {
-            File::open(path).map_err(|source| EngineError::Read { path: path.to_owned(), source })?;
-            let folder = path.parent().and_then(|p| p.to_str()).map(str::to_owned);
-            Ok((onnx.proto_model_for_path(path).map_err(not_a_model)?, folder))
+            File::open(path)
+                .map_err(|source| EngineError::Read { path: path.to_owned(), source })?;
+            let mut model = onnx.proto_model_for_path(path).map_err(not_a_model)?;
+            model.graph.iter_mut().try_for_each(|graph| external::load(graph, path))?;
+            Ok(model)
         }
-        Source::Bytes(mut bytes) => Ok((onnx.proto_model_for_read(&mut bytes).map_err(not_a_model)?, None)),
+        Source::Bytes(mut bytes) => onnx.proto_model_for_read(&mut bytes).map_err(not_a_model),
     }
 }
 
@@ -66,7 +72,11 @@ fn find_missing(onnx: &Onnx, graph: &GraphProto, missing: &mut BTreeMap<String, 
             _ => false,
         };
         if !ours || !onnx.op_register.0.contains_key(&node.op_type) {
-            let op = if domain.is_empty() { node.op_type.clone() } else { format!("{domain}.{}", node.op_type) };
+            let op = if domain.is_empty() {
+                node.op_type.clone()
+            } else {
+                format!("{domain}.{}", node.op_type)
+            };
             let name = if node.name.is_empty() { node.output.first() } else { Some(&node.name) };
             let node = name.cloned().unwrap_or_default();
             missing.entry(op.clone()).or_insert(Missing { op, node, count: 0 }).count += 1;
@@ -108,7 +118,8 @@ fn repack_tensor(tensor: &mut TensorProto) {
     };
     if !tensor.uint64_data.is_empty() {
         let numbers = std::mem::take(&mut tensor.uint64_data);
-        tensor.raw_data = numbers.iter().flat_map(|n| n.to_le_bytes().into_iter().take(width)).collect();
+        tensor.raw_data =
+            numbers.iter().flat_map(|n| n.to_le_bytes().into_iter().take(width)).collect();
     }
 }
 
@@ -130,7 +141,10 @@ fn inline_functions(model: &mut ModelProto) -> Result<(), EngineError> {
         let name = if key.0.is_empty() { key.1.clone() } else { format!("{}.{}", key.0, key.1) };
         // tract reads every node by the model's version.
         if of_function.is_some() && of_function != of_model {
-            return Err(EngineError::Function { name, why: "imports another version of ONNX's operators than the model" });
+            return Err(EngineError::Function {
+                name,
+                why: "imports another version of ONNX's operators than the model",
+            });
         }
         if functions.insert(key, function).is_some() {
             return Err(EngineError::Function { name, why: "has overloads" });
@@ -172,11 +186,16 @@ fn inline_into(
 }
 
 /// The nodes that do what one call of a function does.
-fn expand(call: &NodeProto, function: &FunctionProto, number: usize) -> Result<Vec<NodeProto>, EngineError> {
+fn expand(
+    call: &NodeProto,
+    function: &FunctionProto,
+    number: usize,
+) -> Result<Vec<NodeProto>, EngineError> {
     let prefix = format!("{}/call{number}/", call.op_type);
     // An argument that the call leaves out has no name inside either.
     let arguments = call.input.iter().map(String::as_str).chain(std::iter::repeat(""));
-    let renamed: HashMap<&str, &str> = function.input.iter().map(String::as_str).zip(arguments).collect();
+    let renamed: HashMap<&str, &str> =
+        function.input.iter().map(String::as_str).zip(arguments).collect();
     let rename = |name: &mut String| {
         if let Some(argument) = renamed.get(name.as_str()) {
             (*argument).clone_into(name);
@@ -188,7 +207,9 @@ fn expand(call: &NodeProto, function: &FunctionProto, number: usize) -> Result<V
     for node in &mut nodes {
         bind(node, call, function, &prefix, &rename)?;
     }
-    for (inner, outer) in function.output.iter().zip(&call.output).filter(|(_, outer)| !outer.is_empty()) {
+    for (inner, outer) in
+        function.output.iter().zip(&call.output).filter(|(_, outer)| !outer.is_empty())
+    {
         let mut inner = inner.clone();
         rename(&mut inner);
         nodes.push(NodeProto {
@@ -218,12 +239,17 @@ fn bind(
         if !attribute.ref_attr_name.is_empty() {
             let reference = &attribute.ref_attr_name;
             match call.attribute.iter().find(|a| a.name == *reference) {
-                Some(given) => attributes.push(AttributeProto { name: attribute.name, ..given.clone() }),
+                Some(given) => {
+                    attributes.push(AttributeProto { name: attribute.name, ..given.clone() });
+                }
                 // One that the call leaves out is left out inside too.
                 None if function.attribute.contains(reference) => {}
                 None => {
                     let name = call.op_type.clone();
-                    return Err(EngineError::Function { name, why: "has attributes with defaults" });
+                    return Err(EngineError::Function {
+                        name,
+                        why: "has attributes with defaults",
+                    });
                 }
             }
             continue;

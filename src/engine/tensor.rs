@@ -24,7 +24,9 @@ const TYPES: [(DataType, DatumType); 12] = [
 
 pub(super) fn to_datum_type(dtype: DataType) -> Result<DatumType, EngineError> {
     let found = TYPES.iter().find(|(ours, _)| *ours == dtype);
-    found.map(|(_, theirs)| *theirs).ok_or_else(|| EngineError::DataType { dtype: dtype.to_string() })
+    found
+        .map(|(_, theirs)| *theirs)
+        .ok_or_else(|| EngineError::DataType { dtype: dtype.to_string() })
 }
 
 pub(super) fn from_datum_type(dtype: DatumType) -> Result<DataType, EngineError> {
@@ -33,7 +35,9 @@ pub(super) fn from_datum_type(dtype: DatumType) -> Result<DataType, EngineError>
         return Ok(DataType::Int64);
     }
     let found = TYPES.iter().find(|(_, theirs)| *theirs == dtype);
-    found.map(|(ours, _)| *ours).ok_or_else(|| EngineError::DataType { dtype: format!("{dtype:?}") })
+    found
+        .map(|(ours, _)| *ours)
+        .ok_or_else(|| EngineError::DataType { dtype: format!("{dtype:?}") })
 }
 
 pub(super) fn to_shape(dims: &[i64]) -> Result<TVec<usize>, EngineError> {
@@ -42,9 +46,12 @@ pub(super) fn to_shape(dims: &[i64]) -> Result<TVec<usize>, EngineError> {
 }
 
 pub(super) fn to_tract(tensor: &Tensor) -> Result<TractTensor, EngineError> {
-    let raw = tensor.raw().map_err(|e| EngineError::DataType { dtype: format!("{} ({e})", tensor.dtype) })?;
+    let raw = tensor
+        .raw()
+        .map_err(|e| EngineError::DataType { dtype: format!("{} ({e})", tensor.dtype) })?;
     let copy = || -> TractResult<TractTensor> {
-        let shape: Vec<usize> = tensor.dims.iter().map(|&d| usize::try_from(d)).collect::<Result<_, _>>()?;
+        let shape: Vec<usize> =
+            tensor.dims.iter().map(|&d| usize::try_from(d)).collect::<Result<_, _>>()?;
         let dtype = to_datum_type(tensor.dtype)?;
         let mut copy = TractTensor::zero_dt(dtype, &shape)?;
         let mut view = copy.try_as_plain_ram_mut()?;
@@ -71,7 +78,8 @@ pub(super) fn from_tract(tensor: &TractTensor) -> Result<Tensor, EngineError> {
         } else {
             tensor
         };
-        let dims: Vec<i64> = plain.shape().iter().map(|&d| i64::try_from(d)).collect::<Result<_, _>>()?;
+        let dims: Vec<i64> =
+            plain.shape().iter().map(|&d| i64::try_from(d)).collect::<Result<_, _>>()?;
         let dtype = from_datum_type(plain.datum_type())?;
         let bytes = plain.try_as_plain_ram()?.as_bytes().to_vec();
         Ok(Tensor::from_raw(dtype, &dims, bytes.into())?)

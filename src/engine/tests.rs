@@ -1,4 +1,4 @@
-use onnxfix_ir::{DataType, Tensor, text, write_to};
+use onnxfix_ir::{DataType, ExternalData, StoreOptions, Tensor, store, text, write_to};
 
 use super::*;
 
@@ -82,7 +82,12 @@ fn chosen_values_are_returned_instead_of_the_outputs() {
         g (float[2] x) => (float[2] y) { a = Relu (x)  y = Neg (a) }"#,
     );
     let (inputs, outputs) = ([spec("x", DataType::Float, &[2])], ["a".to_owned()]);
-    let request = Request { source: Source::Bytes(&bytes), inputs: &inputs, outputs: &outputs, lowering: Lowering::Plain };
+    let request = Request {
+        source: Source::Bytes(&bytes),
+        inputs: &inputs,
+        outputs: &outputs,
+        lowering: Lowering::Plain,
+    };
     let engine = Engine::load(&request).expect("loads");
     assert_eq!(engine.outputs()[0].name, "a");
     let x = Tensor::new(&[2], vec![1.0_f32, -1.0]);
@@ -127,4 +132,41 @@ fn tensors_that_do_not_fit_the_plan_are_refused() {
     let engine = load(&model, &[spec("x", DataType::Float, &[2])]).expect("loads");
     assert!(matches!(engine.run(&[]), Err(EngineError::Count { want: 1, have: 0 })));
     assert!(matches!(engine.run(&[Tensor::ints(&[1, 2])]), Err(EngineError::Feed { .. })));
+}
+
+/// A model in a folder of links, as download caches make them, with its data beside the real file.
+#[cfg(unix)]
+#[test]
+fn external_data_are_found_beside_the_link_and_beside_the_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    for dir in ["blobs", "links"] {
+        std::fs::create_dir(at(dir)).expect("a folder");
+    }
+    let elements = (0..256).map(|i| i.to_string()).collect::<Vec<_>>().join(", ");
+    let model = text::parse(&format!(
+        r#"<ir_version: 8, opset_import: ["" : 13]>
+        g (float[256] x) => (float[256] y) <float[256] w = {{{elements}}}> {{ y = Add (x, w) }}"#
+    ));
+    let options = StoreOptions { external_data: ExternalData::Always };
+    store(&model.expect("a model in ONNX text"), &at("blobs/model.onnx"), &options)
+        .expect("stored");
+    std::fs::rename(at("blobs/model.onnx.data"), at("blobs/weights")).expect("renamed");
+    std::os::unix::fs::symlink(at("blobs/model.onnx"), at("links/model.onnx")).expect("linked");
+
+    let path = at("links/model.onnx");
+    let inputs = [spec("x", DataType::Float, &[256])];
+    let request = Request {
+        source: Source::File(&path),
+        inputs: &inputs,
+        outputs: &[],
+        lowering: Lowering::Kernels,
+    };
+    let missing = Engine::load(&request).expect_err("no data yet").to_string();
+    assert!(missing.starts_with(r#"external data of tensor "w" cannot be read"#), "{missing}");
+
+    std::os::unix::fs::symlink(at("blobs/weights"), at("links/model.onnx.data")).expect("linked");
+    let engine = Engine::load(&request).expect("loads");
+    let y = engine.run(&[Tensor::new(&[256], vec![0.5_f32; 256])]).expect("runs").remove(0);
+    assert_eq!(y.to_floats().map(|y| (y[0], y[255])), Some((0.5, 255.5)));
 }

@@ -8,6 +8,8 @@ use onnxfix_ir::{AttrValue, Model};
 use onnxfix_passes::Report as Passes;
 use serde::Serialize;
 
+use crate::verify::Report as Verification;
+
 /// Version of the JSON form; it changes when a field changes its meaning or goes.
 const SCHEMA: &str = "onnxfix.optimize/1";
 
@@ -34,6 +36,9 @@ pub struct Report {
     pub load_warnings: Vec<String>,
     /// Seconds from start to end.
     pub seconds: f64,
+    /// How the result compares with the source, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verify: Option<Verification>,
 }
 
 /// A model in numbers.
@@ -127,6 +132,7 @@ impl Report {
             passes,
             load_warnings: Vec::new(),
             seconds: 0.0,
+            verify: None,
         }
     }
 
@@ -197,6 +203,9 @@ impl Report {
         for warning in &self.load_warnings {
             let _ok = write!(notes, "<li class=warning>{}</li>", escape(warning));
         }
+        let verification = self.verify.as_ref().map_or_else(String::new, |report| {
+            format!("<h2>Compared with the source</h2><pre>{}</pre>", escape(&report.text()))
+        });
         let list = |items: &[String]| {
             items.iter().map(|i| format!("<code>{}</code>", escape(i))).collect::<Vec<_>>().join("<br>")
         };
@@ -212,7 +221,7 @@ impl Report {
              <tr><td>outputs</td><td>{}</td><td>{}</td></tr></table>\
              <h2>Operators that changed</h2><table><tr><th>operator</th><th>before</th><th>after</th></tr>{rows}</table>\
              <h2>Passes that fired</h2><table><tr><th>pass</th><th>rewrites</th><th>ms</th></tr>{passes}</table>\
-             <h2>Notes</h2><ul>{notes}</ul></html>\n",
+             <h2>Notes</h2><ul>{notes}</ul>{verification}</html>\n",
             a.nodes,
             b.nodes,
             a.constants,

@@ -17,6 +17,9 @@ pub enum Target {
 /// Passes that only a compiler without 64-bit integers wants.
 const NPU_ONLY: &[&str] = &["cast-inputs-to-int32", "sink-widening-casts"];
 
+/// Passes that leave a form which ATC does not look for.
+const PORTABLE_ONLY: &[&str] = &["eliminate-unit-axes"];
+
 impl Target {
     /// Whether every dimension must be a number.
     #[must_use]
@@ -29,16 +32,21 @@ impl Target {
     /// # Errors
     /// Never, unless the lists here name a pass that is gone.
     pub fn pipeline(self) -> Result<Pipeline, PassError> {
-        match self {
-            Target::Ascend310P3 => Ok(Pipeline::all()),
-            Target::Portable => Pipeline::all().without(NPU_ONLY),
-        }
+        Pipeline::all().without(self.left_out())
     }
 
     /// Whether a pass belongs to this target's pipeline.
     #[must_use]
     pub fn uses(self, pass: &str) -> bool {
-        PASSES.iter().any(|p| p.info().name == pass) && (self == Target::Ascend310P3 || !NPU_ONLY.contains(&pass))
+        PASSES.iter().any(|p| p.info().name == pass) && !self.left_out().contains(&pass)
+    }
+
+    /// Passes that are not for this target.
+    fn left_out(self) -> &'static [&'static str] {
+        match self {
+            Target::Ascend310P3 => PORTABLE_ONLY,
+            Target::Portable => NPU_ONLY,
+        }
     }
 
     /// Name as users type it.

@@ -104,7 +104,9 @@ pub(super) struct Pair<'a> {
 
 /// Compares one output over all runs. Types and dimensions are equal already.
 pub(super) fn compare(name: &str, pairs: &[Pair<'_>], limits: Limits) -> Output {
-    let (dtype, dims) = pairs.first().map_or((DataType::Float, Vec::new()), |p| (p.before.dtype, p.before.dims.clone()));
+    let (dtype, dims) = pairs
+        .first()
+        .map_or((DataType::Float, Vec::new()), |p| (p.before.dtype, p.before.dims.clone()));
     let mut output = Output {
         name: name.to_owned(),
         dtype: dtype.to_string(),
@@ -124,9 +126,11 @@ pub(super) fn compare(name: &str, pairs: &[Pair<'_>], limits: Limits) -> Output 
         exact(&mut output, pairs);
         return output;
     }
-    let numbers: Vec<Numbers> = pairs.iter().map(|p| Numbers::new(p, limits.padding_counts)).collect();
+    let numbers: Vec<Numbers> =
+        pairs.iter().map(|p| Numbers::new(p, limits.padding_counts)).collect();
     output.spread = spread(numbers.iter().flat_map(Numbers::real).map(|(_, before, _)| before));
-    output.tolerance = limits.rtol.unwrap_or_else(|| default_rtol(dtype)) * output.spread + limits.atol;
+    output.tolerance =
+        limits.rtol.unwrap_or_else(|| default_rtol(dtype)) * output.spread + limits.atol;
 
     let mut agreement = Agreement { same: 0, of: 0 };
     for (run, n) in numbers.iter().enumerate() {
@@ -145,16 +149,21 @@ pub(super) fn compare(name: &str, pairs: &[Pair<'_>], limits: Limits) -> Output 
         }
         output.cosine = n.cosine().fold(output.cosine, f64::min);
         n.argmax(TIE * output.spread, &mut agreement);
-        output.not_finite += n.of(What::Skipped).filter(|(_, b, a)| b.is_finite() && !a.is_finite()).count() as u64;
+        output.not_finite +=
+            n.of(What::Skipped).filter(|(_, b, a)| b.is_finite() && !a.is_finite()).count() as u64;
         if n.has_padding() {
-            let padding =
-                output.padding.get_or_insert(Padding { max_difference: 0.0, not_finite: 0, counts: limits.padding_counts });
+            let padding = output.padding.get_or_insert(Padding {
+                max_difference: 0.0,
+                not_finite: 0,
+                counts: limits.padding_counts,
+            });
             for (_, before, after) in n.padding() {
                 let difference = (before - after).abs();
                 if difference.is_finite() {
                     padding.max_difference = padding.max_difference.max(difference);
                 }
-                let lost = if limits.padding_counts { !alike(before, after) } else { before.is_finite() };
+                let lost =
+                    if limits.padding_counts { !alike(before, after) } else { before.is_finite() };
                 padding.not_finite += u64::from(!(before.is_finite() && after.is_finite()) && lost);
             }
         }
@@ -167,7 +176,9 @@ pub(super) fn compare(name: &str, pairs: &[Pair<'_>], limits: Limits) -> Output 
     output.equal = output.max_difference <= output.tolerance
         && output.not_finite == 0
         && agreement.same == agreement.of
-        && padding.is_none_or(|p| p.not_finite == 0 && (!p.counts || p.max_difference <= output.tolerance));
+        && padding.is_none_or(|p| {
+            p.not_finite == 0 && (!p.counts || p.max_difference <= output.tolerance)
+        });
     output
 }
 
@@ -211,11 +222,18 @@ impl Numbers {
         let after = pair.after.to_floats().unwrap_or_default();
         let dims = pair.before.dims.clone();
         let batch = pair.rows.len();
-        let is = |axis: usize, n: usize| dims.get(axis).is_some_and(|&d| usize::try_from(d) == Ok(n));
+        let is =
+            |axis: usize, n: usize| dims.get(axis).is_some_and(|&d| usize::try_from(d) == Ok(n));
         let length = pair.rows.first().map_or(1, |r| r.tokens.len());
         // An output without the batch on its first axis cannot be taken apart: all of it counts.
         if batch == 0 || !is(0, batch) || !before.len().is_multiple_of(batch) {
-            return Numbers { what: vec![What::Real; before.len()], stride: before.len(), before, after, dims };
+            return Numbers {
+                what: vec![What::Real; before.len()],
+                stride: before.len(),
+                before,
+                after,
+                dims,
+            };
         }
         let stride = before.len() / batch;
         let by_position = length > 1 && is(1, length) && dims.len() > 1;
@@ -251,12 +269,18 @@ impl Numbers {
     }
 
     fn element(&self, run: usize, at: usize) -> Element {
-        Element { run, at: position(at, &self.dims), before: self.before[at], after: self.after[at] }
+        Element {
+            run,
+            at: position(at, &self.dims),
+            before: self.before[at],
+            after: self.after[at],
+        }
     }
 
     /// The cosine of every sequence that has a direction.
     fn cosine(&self) -> impl Iterator<Item = f64> {
-        let sequences = (0..self.before.len().checked_div(self.stride).unwrap_or(0)).map(move |s| s * self.stride);
+        let sequences = (0..self.before.len().checked_div(self.stride).unwrap_or(0))
+            .map(move |s| s * self.stride);
         sequences.filter_map(move |start| {
             let range = start..start + self.stride;
             let (mut ab, mut aa, mut bb) = (0.0, 0.0, 0.0);
@@ -307,8 +331,10 @@ mod tests {
     }
 
     fn of(before: &[f32], after: &[f32], kinds: &[Kind], limits: Limits) -> Output {
-        let dims = [kinds.len() as i64, (before.len() / kinds.len()) as i64];
-        let (before, after) = (Tensor::new(&dims, before.to_vec()), Tensor::new(&dims, after.to_vec()));
+        let dims =
+            [kinds.len(), before.len() / kinds.len()].map(|n| i64::try_from(n).expect("small"));
+        let (before, after) =
+            (Tensor::new(&dims, before.to_vec()), Tensor::new(&dims, after.to_vec()));
         compare("y", &[Pair { before: &before, after: &after, rows: &rows(kinds) }], limits)
     }
 
@@ -322,7 +348,12 @@ mod tests {
 
     #[test]
     fn a_flipped_argmax_is_a_difference_within_the_limit() {
-        let output = of(&[0.0, 0.00001, 1.0, -1.0], &[0.00002, 0.0, 1.0, -1.0], &[Kind::Full, Kind::Right], LIMITS);
+        let output = of(
+            &[0.0, 0.00001, 1.0, -1.0],
+            &[0.00002, 0.0, 1.0, -1.0],
+            &[Kind::Full, Kind::Right],
+            LIMITS,
+        );
         assert!(output.max_difference < output.tolerance);
         assert_eq!(output.argmax, Some(Agreement { same: 1, of: 2 }));
         assert!(!output.equal);
@@ -333,7 +364,10 @@ mod tests {
         let nan = f32::NAN;
         assert!(of(&[nan, 1.0, 0.0], &[nan, 1.0, 0.0], &[Kind::Full], LIMITS).equal);
         assert_eq!(of(&[0.5, 1.0, 0.0], &[nan, 1.0, 0.0], &[Kind::Full], LIMITS).not_finite, 1);
-        assert_eq!(of(&[f32::INFINITY, 1.0], &[f32::NEG_INFINITY, 1.0], &[Kind::Full], LIMITS).not_finite, 1);
+        assert_eq!(
+            of(&[f32::INFINITY, 1.0], &[f32::NEG_INFINITY, 1.0], &[Kind::Full], LIMITS).not_finite,
+            1
+        );
     }
 
     #[test]

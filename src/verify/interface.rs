@@ -67,7 +67,8 @@ pub(super) fn outputs(model: &Model) -> Vec<String> {
 /// The inputs of both models, pair by pair, when they have the same names in the same order.
 pub(super) fn same_inputs(before: &Model, after: &Model) -> Option<Vec<(ValueId, ValueId)>> {
     let (b, a) = (roles::inputs(before), roles::inputs(after));
-    let same = b.len() == a.len() && b.iter().zip(&a).all(|(&b, &a)| before[b].name() == after[a].name());
+    let same =
+        b.len() == a.len() && b.iter().zip(&a).all(|(&b, &a)| before[b].name() == after[a].name());
     same.then(|| b.into_iter().zip(a).collect())
 }
 
@@ -80,7 +81,8 @@ pub(super) fn compare(before: &Model, after: &Model) -> Vec<Change> {
             changes.extend(declared(before, b, after, a, narrowed));
         }
     } else {
-        let names = |m: &Model| roles::inputs(m).into_iter().map(|v| m[v].name().to_string()).collect();
+        let names =
+            |m: &Model| roles::inputs(m).into_iter().map(|v| m[v].name().to_string()).collect();
         changes.push(Change::Inputs { before: names(before), after: names(after) });
     }
     let (b, a) = (outputs(before), outputs(after));
@@ -107,7 +109,11 @@ fn declared(
     if let (Some(b), Some(a)) = (before.dtype(), after.dtype())
         && !same(b, a)
     {
-        changes.push(Change::DataType { name: name(), before: b.to_string(), after: a.to_string() });
+        changes.push(Change::DataType {
+            name: name(),
+            before: b.to_string(),
+            after: a.to_string(),
+        });
     }
     if let (Some(b), Some(a)) = (before.shape(), after.shape())
         && b.rank() != a.rank()
@@ -121,8 +127,16 @@ fn declared(
 pub(super) fn result(name: &str, before: &Tensor, after: &Tensor) -> Option<Change> {
     let name = name.to_owned();
     if before.dtype != after.dtype {
-        return Some(Change::DataType { name, before: before.dtype.to_string(), after: after.dtype.to_string() });
+        return Some(Change::DataType {
+            name,
+            before: before.dtype.to_string(),
+            after: after.dtype.to_string(),
+        });
     }
     let shown = |t: &Tensor| format!("{:?}", t.dims);
-    (before.dims != after.dims).then(|| Change::Shape { name, before: shown(before), after: shown(after) })
+    (before.dims != after.dims).then(|| Change::Shape {
+        name,
+        before: shown(before),
+        after: shown(after),
+    })
 }

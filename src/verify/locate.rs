@@ -56,17 +56,20 @@ pub(super) fn locate(
     while low < high {
         let step = (high - low).div_ceil(AT_A_TIME);
         // From the end, so that the last value is among them: an output.
-        let mut picked: Vec<usize> = (0..).map(|i| high - 1 - i * step).take((high - low).div_ceil(step)).collect();
+        let mut picked: Vec<usize> =
+            (0..).map(|i| high - 1 - i * step).take((high - low).div_ceil(step)).collect();
         picked.reverse();
         let names: Vec<String> = picked.iter().map(|&i| common[i].0.clone()).collect();
         let sides = [(Side::Before, before), (Side::After, after)];
         let [b, a] = sides.map(|(side, subject)| {
             let failed = |source| VerifyError::Engine { side, name: subject.name.clone(), source };
-            let (runner, _) = Runner::new(subject, dims, &names, Lowering::Plain).map_err(failed)?;
+            let (runner, _) =
+                Runner::new(subject, dims, &names, Lowering::Plain).map_err(failed)?;
             runner.run(sample).map_err(failed)
         });
         let (b, a) = (b?, a?);
-        let differs = picked.iter().zip(b.iter().zip(&a)).find_map(|(&i, (b, a))| Some((i, relative(b, a)?)));
+        let differs =
+            picked.iter().zip(b.iter().zip(&a)).find_map(|(&i, (b, a))| Some((i, relative(b, a)?)));
         let Some((first, relative)) = differs else {
             // None of these differs: what was found before, if anything, is the first.
             last_equal = picked.last().map(|&i| common[i].0.clone()).or(last_equal);

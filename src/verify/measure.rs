@@ -3,7 +3,8 @@
 /// Largest minus smallest of the finite numbers; their magnitude where all are the same one; 0 where there are none.
 pub(super) fn spread(numbers: impl Iterator<Item = f64>) -> f64 {
     let finite = numbers.filter(|x| x.is_finite());
-    let (low, high) = finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), x| (low.min(x), high.max(x)));
+    let (low, high) =
+        finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), x| (low.min(x), high.max(x)));
     match high - low {
         spread if spread > 0.0 => spread,
         _ if high.is_finite() => high.abs(),

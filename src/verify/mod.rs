@@ -141,7 +141,9 @@ pub enum VerifyError {
         source: EngineError,
     },
     /// A model declares no type or no rank for an input.
-    #[error("not verified: input {name:?} has no declared {what}; give one with --input-shape {name:?}:DIMS")]
+    #[error(
+        "not verified: input {name:?} has no declared {what}; give one with --input-shape {name:?}:DIMS"
+    )]
     Undeclared {
         /// The input.
         name: String,
@@ -149,7 +151,9 @@ pub enum VerifyError {
         what: &'static str,
     },
     /// The user's shape contradicts the optimized model's.
-    #[error("not verified: input {name:?} is {declared} in the optimized model, which {given} contradicts")]
+    #[error(
+        "not verified: input {name:?} is {declared} in the optimized model, which {given} contradicts"
+    )]
     Shape {
         /// The input.
         name: String,
@@ -243,9 +247,13 @@ impl Context<'_> {
                 .samples
                 .iter()
                 .zip(before.iter().zip(&after))
-                .filter_map(|(s, (b, a))| Some(Pair { before: b.get(slot)?, after: a.get(slot)?, rows: &s.rows }))
+                .filter_map(|(s, (b, a))| {
+                    Some(Pair { before: b.get(slot)?, after: a.get(slot)?, rows: &s.rows })
+                })
                 .collect();
-            if let Some(change) = pairs.iter().find_map(|p| interface::result(name, p.before, p.after)) {
+            if let Some(change) =
+                pairs.iter().find_map(|p| interface::result(name, p.before, p.after))
+            {
                 if !report.interface.contains(&change) {
                     report.interface.push(change);
                 }
@@ -292,12 +300,18 @@ fn recompute(
     inputs: &[Input],
 ) -> Result<Recomputed, VerifyError> {
     let mut result = Recomputed { equal: Vec::new(), tables: Vec::new(), changed: Vec::new() };
-    let names = |model: &Model| computed(model).map(|(_, v)| model[v].name().to_string()).collect::<HashSet<_>>();
+    let names = |model: &Model| {
+        computed(model).map(|(_, v)| model[v].name().to_string()).collect::<HashSet<_>>()
+    };
     let (in_before, in_after) = (names(&before.model), names(&after.model));
-    let mut names: Vec<String> = made.iter().filter(|&name| in_before.contains(name)).cloned().collect();
+    let mut names: Vec<String> =
+        made.iter().filter(|&name| in_before.contains(name)).cloned().collect();
     let folded = names.len();
     for table in inputs.iter().flat_map(Input::tables) {
-        if in_before.contains(&table.name) && in_after.contains(&table.name) && !names.contains(&table.name) {
+        if in_before.contains(&table.name)
+            && in_after.contains(&table.name)
+            && !names.contains(&table.name)
+        {
             names.push(table.name.clone());
         }
     }
@@ -306,13 +320,20 @@ fn recompute(
         let failed = |source| VerifyError::Engine { side, name: subject.name.clone(), source };
         let (runner, _) = Runner::new(subject, dims, names, Lowering::Plain).map_err(failed)?;
         // Constants that follow from the shapes are those of another batch.
-        if runner.splits_batches() { Ok(None) } else { runner.run(sample).map(Some).map_err(failed) }
+        if runner.splits_batches() {
+            Ok(None)
+        } else {
+            runner.run(sample).map(Some).map_err(failed)
+        }
     };
     let Some(tensors) = compute(Side::Before, before, &names)? else { return Ok(result) };
     let (of_tables, tables) = (names.split_off(folded), &tensors[folded..]);
     let root = after.model.root();
-    let constants: HashMap<&str, ValueId> =
-        after.model[root].initializers().iter().map(|&v| (after.model[v].name().as_str(), v)).collect();
+    let constants: HashMap<&str, ValueId> = after.model[root]
+        .initializers()
+        .iter()
+        .map(|&v| (after.model[v].name().as_str(), v))
+        .collect();
     for (name, tensor) in names.into_iter().zip(&tensors) {
         let ours = constants.get(name.as_str()).and_then(|&v| after.model.constant(v));
         let Some(ours) = ours else { continue };
@@ -336,7 +357,9 @@ fn recompute(
 
 /// The values that nodes of the model's own graph make, in order, with their nodes.
 fn computed(model: &Model) -> impl Iterator<Item = (NodeId, ValueId)> {
-    model.nodes(model.root()).flat_map(|n| model[n].outputs().iter().flatten().map(move |&v| (n, v)))
+    model
+        .nodes(model.root())
+        .flat_map(|n| model[n].outputs().iter().flatten().map(move |&v| (n, v)))
 }
 
 fn coverage(
@@ -394,6 +417,7 @@ fn load(
         return Engine::load(&request(Source::File(path)));
     }
     let mut bytes = Vec::new();
-    onnxfix_ir::write_to(&subject.model, &mut bytes).map_err(|e| EngineError::Decode { reason: e.to_string() })?;
+    onnxfix_ir::write_to(&subject.model, &mut bytes)
+        .map_err(|e| EngineError::Decode { reason: e.to_string() })?;
     Engine::load(&request(Source::Bytes(&bytes)))
 }

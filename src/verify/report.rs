@@ -182,17 +182,25 @@ impl Report {
 
     fn weights_text(&self, text: &mut String) {
         const SHOWN: usize = 10;
-        let Weights { unchanged, unchanged_bytes, made, recomputed, gone, unmarked, changed } = &self.weights;
-        let mut parts = vec![format!("{unchanged} unchanged bit for bit ({})", size(*unchanged_bytes))];
+        let Weights { unchanged, unchanged_bytes, made, recomputed, gone, unmarked, changed } =
+            &self.weights;
+        let mut parts =
+            vec![format!("{unchanged} unchanged bit for bit ({})", size(*unchanged_bytes))];
         if *made > 0 {
-            parts.push(format!("{made} made by passes, {recomputed} of them recomputed from the source"));
+            parts.push(format!(
+                "{made} made by passes, {recomputed} of them recomputed from the source"
+            ));
         }
         if *gone > 0 {
             parts.push(format!("{gone} gone"));
         }
         line(text, "weights", &parts.join("; "));
         if *unmarked && *made > 0 {
-            line(text, "", "no node says which pass made it, so any constant that is new was taken for made");
+            line(
+                text,
+                "",
+                "no node says which pass made it, so any constant that is new was taken for made",
+            );
         }
         for changed in changed.iter().take(SHOWN) {
             line(text, "", &format!("✗ {changed}"));
@@ -219,12 +227,15 @@ fn size(bytes: u64) -> String {
 }
 
 fn output_text(text: &mut String, output: &Output) {
-    let Output { name, dtype, dims, max_difference, spread, relative, tolerance, cosine, .. } = output;
+    let Output { name, dtype, dims, max_difference, spread, relative, tolerance, cosine, .. } =
+        output;
     let mark = if output.equal { "" } else { "✗ " };
     let mut parts = if *spread > 0.0 {
         let limit = tolerance / spread;
         vec![
-            format!("max |Δ| {max_difference:.1e} = {relative:.1e} of the spread {spread:.3} (limit {limit:.0e})"),
+            format!(
+                "max |Δ| {max_difference:.1e} = {relative:.1e} of the spread {spread:.3} (limit {limit:.0e})"
+            ),
             format!("cosine {cosine:.7}"),
         ]
     } else if *max_difference > 0.0 {
@@ -246,10 +257,17 @@ fn output_text(text: &mut String, output: &Output) {
         } else {
             String::new()
         };
-        line(text, "", &format!("all padding: max |Δ| {:.1e}{counts}{lost}", padding.max_difference));
+        line(
+            text,
+            "",
+            &format!("all padding: max |Δ| {:.1e}{counts}{lost}", padding.max_difference),
+        );
     }
     if let Some(worst) = output.worst.as_ref().filter(|_| !output.equal) {
-        let at = format!("run {} at {:?}: {:e} became {:e}", worst.run, worst.at, worst.before, worst.after);
+        let at = format!(
+            "run {} at {:?}: {:e} became {:e}",
+            worst.run, worst.at, worst.before, worst.after
+        );
         line(text, "", &at);
     }
 }
@@ -259,7 +277,10 @@ impl std::fmt::Display for Runs {
         let Runs { count, sequences, length, padded: (right, left), single, empty, seed } = self;
         write!(f, "{count} with {sequences} sequences of {length} (seed {seed})")?;
         if right + left + single + empty > 0 {
-            write!(f, ": {right} padded right, {left} left, {single} of one token, {empty} all padding")?;
+            write!(
+                f,
+                ": {right} padded right, {left} left, {single} of one token, {empty} all padding"
+            )?;
         }
         Ok(())
     }
@@ -274,7 +295,8 @@ impl std::fmt::Display for Coverage {
         }
         match meaning {
             Meaning::Ids { rows, read, compared, .. } => {
-                let all = if *compared { "all of them compared" } else { "the others were not compared" };
+                let all =
+                    if *compared { "all of them compared" } else { "the others were not compared" };
                 write!(f, ": ids, {read} of {rows} rows read, {all}")
             }
             Meaning::Mask { patterns } => write!(f, ": mask, {patterns} patterns"),
@@ -288,7 +310,10 @@ impl std::fmt::Display for Coverage {
 impl std::fmt::Display for FirstDifference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let FirstDifference { value, node, pass, relative, last_equal } = self;
-        write!(f, "{value:?} differs first, by {relative:.1e} of its spread; the source makes it with {node}")?;
+        write!(
+            f,
+            "{value:?} differs first, by {relative:.1e} of its spread; the source makes it with {node}"
+        )?;
         if let Some(pass) = pass {
             write!(f, ", the optimized model with a node of {pass}")?;
         }

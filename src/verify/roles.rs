@@ -7,7 +7,9 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use onnxfix_ir::{AttrValue, DataType, Def, GraphId, Model, NodeId, SideTable, Use, Value, ValueId};
+use onnxfix_ir::{
+    AttrValue, DataType, Def, GraphId, Model, NodeId, SideTable, Use, Value, ValueId,
+};
 
 /// A constant table that an input indexes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,10 +136,9 @@ fn formal(model: &Model, node: NodeId, slot: u32) -> Option<ValueId> {
         Some("ai.onnx") | None => String::new(),
         Some(name) => name.to_owned(),
     };
-    let function = model
-        .functions
-        .iter()
-        .find(|f| f.name == op.name && domain(f.domain.as_deref()) == domain(op.domain.as_deref()))?;
+    let function = model.functions.iter().find(|f| {
+        f.name == op.name && domain(f.domain.as_deref()) == domain(op.domain.as_deref())
+    })?;
     model[function.body].inputs().get(slot as usize).copied()
 }
 
@@ -150,18 +151,39 @@ fn results(model: &Model, graph: GraphId, slot: u32) -> Vec<ValueId> {
         return Vec::new();
     }
     let first = model[graph].inputs().first().copied();
-    let calls = model.all_nodes().filter(|&(id, n)| !n.inputs().is_empty() && formal(model, id, 0) == first);
+    let calls = model
+        .all_nodes()
+        .filter(|&(id, n)| !n.inputs().is_empty() && formal(model, id, 0) == first);
     calls.filter_map(|(_, n)| n.output(slot as usize)).collect()
 }
 
 /// Operators that move or convert elements of their first input and leave them what they are.
 const MOVES: &[&str] = &[
-    "Cast", "Clip", "Dropout", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Pad", "Reshape",
-    "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
+    "Cast",
+    "Clip",
+    "Dropout",
+    "Expand",
+    "Flatten",
+    "Gather",
+    "GatherElements",
+    "GatherND",
+    "Identity",
+    "Pad",
+    "Reshape",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Tile",
+    "Transpose",
+    "Unsqueeze",
 ];
 
 /// The tables that an input indexes, and the constants it is compared with.
-fn lookups(model: &Model, input: ValueId, varying: &SideTable<Value, ()>) -> (Vec<Table>, Vec<i64>) {
+fn lookups(
+    model: &Model,
+    input: ValueId,
+    varying: &SideTable<Value, ()>,
+) -> (Vec<Table>, Vec<i64>) {
     let (mut tables, mut compared) = (Vec::new(), Vec::new());
     let mut seen = HashSet::new();
     let mut queue = VecDeque::from([(input, 0)]);
@@ -189,7 +211,8 @@ fn lookups(model: &Model, input: ValueId, varying: &SideTable<Value, ()>) -> (Ve
                 ("Gather", 1) => tables.extend(table(model, node, shift, varying)),
                 ("OneHot", 0) => {
                     if let Some(depth) = n.input(1).and_then(|d| scalar(model, d)) {
-                        let name = n.output(0).map(|y| model[y].name().to_string()).unwrap_or_default();
+                        let name =
+                            n.output(0).map(|y| model[y].name().to_string()).unwrap_or_default();
                         tables.push(Table { name, range: (-shift, depth - 1 - shift) });
                     }
                 }
@@ -210,7 +233,12 @@ fn lookups(model: &Model, input: ValueId, varying: &SideTable<Value, ()>) -> (Ve
 }
 
 /// The table of a Gather, when it is constant and its rows are indexed.
-fn table(model: &Model, gather: NodeId, shift: i64, varying: &SideTable<Value, ()>) -> Option<Table> {
+fn table(
+    model: &Model,
+    gather: NodeId,
+    shift: i64,
+    varying: &SideTable<Value, ()>,
+) -> Option<Table> {
     let n = &model[gather];
     let data = n.input(0)?;
     if varying.contains(data) {
@@ -238,7 +266,9 @@ fn constant_dims(model: &Model, value: ValueId, depth: u32) -> Option<Vec<i64>> 
             let graph = model[value].graph();
             let slot = model[graph].inputs().iter().position(|&v| v == value)?;
             let first = model[graph].inputs().first().copied();
-            let (_, call) = model.all_nodes().find(|&(id, n)| !n.inputs().is_empty() && formal(model, id, 0) == first)?;
+            let (_, call) = model
+                .all_nodes()
+                .find(|&(id, n)| !n.inputs().is_empty() && formal(model, id, 0) == first)?;
             return constant_dims(model, call.input(slot)?, depth);
         }
         _ => return None,
@@ -251,9 +281,13 @@ fn constant_dims(model: &Model, value: ValueId, depth: u32) -> Option<Vec<i64>> 
         },
         "Identity" | "Cast" | "Dropout" => constant_dims(model, n.input(0)?, depth),
         "Add" | "Sub" | "Mul" | "Div" => {
-            let (a, b) = (constant_dims(model, n.input(0)?, depth)?, constant_dims(model, n.input(1)?, depth)?);
+            let (a, b) = (
+                constant_dims(model, n.input(0)?, depth)?,
+                constant_dims(model, n.input(1)?, depth)?,
+            );
             let rank = a.len().max(b.len());
-            let at = |dims: &[i64], i: usize| (i + dims.len()).checked_sub(rank).map_or(1, |i| dims[i]);
+            let at =
+                |dims: &[i64], i: usize| (i + dims.len()).checked_sub(rank).map_or(1, |i| dims[i]);
             Some((0..rank).map(|i| at(&a, i).max(at(&b, i))).collect())
         }
         // Shape inference may know what this does not.
@@ -295,8 +329,29 @@ enum Mask {
 
 /// Operators that keep a mask a mask: element by element, in whichever operand it is.
 const ELEMENTWISE: &[&str] = &[
-    "Abs", "Add", "And", "CumSum", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Log", "Max", "Min",
-    "Mul", "Neg", "Not", "Or", "Pow", "Sign", "Sqrt", "Sub", "Where", "Xor",
+    "Abs",
+    "Add",
+    "And",
+    "CumSum",
+    "Div",
+    "Equal",
+    "Greater",
+    "GreaterOrEqual",
+    "Less",
+    "LessOrEqual",
+    "Log",
+    "Max",
+    "Min",
+    "Mul",
+    "Neg",
+    "Not",
+    "Or",
+    "Pow",
+    "Sign",
+    "Sqrt",
+    "Sub",
+    "Where",
+    "Xor",
 ];
 
 /// Whether a value gets to a Softmax without a matrix product or a normalisation on the way.

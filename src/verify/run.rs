@@ -27,7 +27,8 @@ impl Runner {
         let model = &subject.model;
         let inputs = roles::inputs(model);
         let declared = |i: usize| model[inputs[i]].shape().filter(|s| s.rank() == dims[i].len());
-        let parts = parts(dims, |i| Some(declared(i)?.0.iter().map(onnxfix_ir::Dim::fixed).collect()));
+        let parts =
+            parts(dims, |i| Some(declared(i)?.0.iter().map(onnxfix_ir::Dim::fixed).collect()));
         let specs: Vec<InputSpec> = inputs
             .iter()
             .zip(dims)
@@ -41,16 +42,24 @@ impl Runner {
             })
             .collect();
         let overridden = specs.iter().enumerate().find(|(i, spec)| {
-            declared(*i).is_some_and(|s| s.0.iter().zip(&spec.dims).any(|(d, &n)| d.fixed().is_some_and(|d| d != n)))
+            declared(*i).is_some_and(|s| {
+                s.0.iter().zip(&spec.dims).any(|(d, &n)| d.fixed().is_some_and(|d| d != n))
+            })
         });
         let note = match overridden {
             _ if parts > 1 => {
                 let batch = specs.iter().find_map(|s| s.dims.first()).copied().unwrap_or(1);
-                Some(format!("{} has a batch of {batch} written into it, so each sample took {parts} runs", subject.name))
+                Some(format!(
+                    "{} has a batch of {batch} written into it, so each sample took {parts} runs",
+                    subject.name
+                ))
             }
             Some((i, spec)) => {
                 let shape = declared(i).map(ToString::to_string).unwrap_or_default();
-                Some(format!("{} declares {:?} as {shape}; it was run with {:?}", subject.name, spec.name, spec.dims))
+                Some(format!(
+                    "{} declares {:?} as {shape}; it was run with {:?}",
+                    subject.name, spec.name, spec.dims
+                ))
             }
             None => None,
         };
@@ -73,10 +82,16 @@ impl Runner {
         let mut parts = Vec::with_capacity(self.parts);
         for part in 0..self.parts {
             let mut feeds = Vec::with_capacity(sample.feeds.len());
-            for ((numbers, spec), dims) in sample.feeds.iter().zip(self.engine.inputs()).zip(&self.dims) {
-                let numbers = if self.parts > 1 { &slice(numbers, dims, self.parts, part) } else { numbers };
+            for ((numbers, spec), dims) in
+                sample.feeds.iter().zip(self.engine.inputs()).zip(&self.dims)
+            {
+                let numbers =
+                    if self.parts > 1 { &slice(numbers, dims, self.parts, part) } else { numbers };
                 let tensor = numbers.tensor(spec.dtype, &spec.dims);
-                feeds.push(tensor.ok_or_else(|| EngineError::DataType { dtype: spec.dtype.to_string() })?);
+                feeds.push(
+                    tensor
+                        .ok_or_else(|| EngineError::DataType { dtype: spec.dtype.to_string() })?,
+                );
             }
             parts.push(self.engine.run(&feeds)?);
         }
@@ -90,7 +105,10 @@ fn parts(dims: &[Vec<i64>], declared: impl Fn(usize) -> Option<Vec<Option<i64>>>
     let mut parts = None;
     for (i, dims) in dims.iter().enumerate() {
         let (Some(declared), Some(&batch)) = (declared(i), dims.first()) else { return 1 };
-        let Some(own) = declared[0].filter(|&own| own > 0 && batch > own && batch % own == 0) else { return 1 };
+        let Some(own) = declared[0].filter(|&own| own > 0 && batch > own && batch % own == 0)
+        else {
+            return 1;
+        };
         if declared[1..].iter().zip(&dims[1..]).any(|(d, &n)| d.is_some_and(|d| d != n)) {
             return 1;
         }
@@ -125,7 +143,8 @@ fn join(mut parts: Vec<Vec<Tensor>>) -> Result<Vec<Tensor>, EngineError> {
             };
             let (mut raw, mut batch) = (Vec::new(), 0);
             for tensor in &tensors {
-                let bytes = tensor.raw().map_err(|_| EngineError::Dims { dims: tensor.dims.clone() })?;
+                let bytes =
+                    tensor.raw().map_err(|_| EngineError::Dims { dims: tensor.dims.clone() })?;
                 raw.extend_from_slice(&bytes);
                 batch += tensor.dims[0];
             }

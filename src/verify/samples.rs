@@ -55,7 +55,11 @@ pub(super) enum Numbers {
 impl Numbers {
     /// The elements as a tensor of a type that a model declares.
     pub(super) fn tensor(&self, dtype: DataType, dims: &[i64]) -> Option<Tensor> {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "samples are small numbers")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_precision_loss,
+            reason = "samples are small numbers"
+        )]
         let (ints, floats): (Vec<i64>, Vec<f64>) = match self {
             Numbers::Ints(v) => (v.clone(), v.iter().map(|&i| i as f64).collect()),
             Numbers::Floats(v) => (v.iter().map(|&f| f as i64).collect(), v.clone()),
@@ -64,7 +68,9 @@ impl Numbers {
             #[expect(clippy::cast_possible_truncation, reason = "rounds to the nearest")]
             DataType::Float => Some(Tensor::new(dims, floats.iter().map(|&x| x as f32).collect())),
             DataType::Double => Some(Tensor::new(dims, floats)),
-            DataType::Float16 => Some(Tensor::new(dims, floats.iter().map(|&x| half::f16::from_f64(x)).collect())),
+            DataType::Float16 => {
+                Some(Tensor::new(dims, floats.iter().map(|&x| half::f16::from_f64(x)).collect()))
+            }
             DataType::Bool => Some(Tensor::new(dims, ints.iter().map(|&i| i != 0).collect())),
             DataType::Int64 => narrow::<i64>(dims, &ints),
             DataType::Int32 => narrow::<i32>(dims, &ints),
@@ -86,7 +92,12 @@ fn narrow<T: Element + TryFrom<i64>>(dims: &[i64], ints: &[i64]) -> Option<Tenso
 }
 
 /// Makes at least `wanted` sequences, in as many batches as that takes. `dims` has the dimensions of every input.
-pub(super) fn generate(inputs: &[Input], dims: &[Vec<i64>], wanted: usize, seed: u64) -> Vec<Sample> {
+pub(super) fn generate(
+    inputs: &[Input],
+    dims: &[Vec<i64>],
+    wanted: usize,
+    seed: u64,
+) -> Vec<Sample> {
     let (batch, length) = extent(inputs, dims);
     let padded = inputs.iter().any(|i| match &i.role {
         Role::Mask | Role::Bias => true,
@@ -106,7 +117,9 @@ pub(super) fn generate(inputs: &[Input], dims: &[Vec<i64>], wanted: usize, seed:
                     Row { kind, tokens: tokens(kind, length, &mut random) }
                 })
                 .collect();
-            let one = |((input, dims), deck): ((&Input, &Vec<i64>), &mut Deck)| fill(input, dims, deck, &rows, &mut random);
+            let one = |((input, dims), deck): ((&Input, &Vec<i64>), &mut Deck)| {
+                fill(input, dims, deck, &rows, &mut random)
+            };
             let feeds = inputs.iter().zip(dims).zip(&mut decks).map(one).collect();
             Sample { feeds, rows }
         })
@@ -115,8 +128,14 @@ pub(super) fn generate(inputs: &[Input], dims: &[Vec<i64>], wanted: usize, seed:
 
 /// Sequences of a run, and positions of a sequence: the first and last dimension of the ids, else of the mask.
 pub(super) fn extent(inputs: &[Input], dims: &[Vec<i64>]) -> (usize, usize) {
-    let ids = inputs.iter().zip(dims).find(|(i, d)| matches!(i.role, Role::Ids { .. }) && !d.is_empty());
-    let mask = || inputs.iter().zip(dims).find(|(i, d)| matches!(i.role, Role::Mask | Role::Bias) && !d.is_empty());
+    let ids =
+        inputs.iter().zip(dims).find(|(i, d)| matches!(i.role, Role::Ids { .. }) && !d.is_empty());
+    let mask = || {
+        inputs
+            .iter()
+            .zip(dims)
+            .find(|(i, d)| matches!(i.role, Role::Mask | Role::Bias) && !d.is_empty())
+    };
     let any = || inputs.iter().zip(dims).find(|(_, d)| d.len() > 1);
     let size = |d: i64| usize::try_from(d).unwrap_or(0).max(1);
     match ids.or_else(mask).or_else(any) {
@@ -154,7 +173,9 @@ impl Deck {
         let range = input.range().unwrap_or((0, 1));
         let range = (range.0.max(0), range.1.max(0));
         let padding = match &input.role {
-            Role::Ids { compared, .. } => compared.iter().copied().find(|c| (range.0..=range.1).contains(c)),
+            Role::Ids { compared, .. } => {
+                compared.iter().copied().find(|c| (range.0..=range.1).contains(c))
+            }
             _ => None,
         };
         let padding = padding.unwrap_or(range.0);
@@ -181,28 +202,44 @@ impl Deck {
 /// Tables of so few rows hold types of segments: they come in stretches, as a tokeniser writes them.
 const SEGMENTS: i64 = 16;
 
-fn fill(input: &Input, dims: &[i64], deck: &mut Deck, rows: &[Row], random: &mut Random) -> Numbers {
+fn fill(
+    input: &Input,
+    dims: &[i64],
+    deck: &mut Deck,
+    rows: &[Row],
+    random: &mut Random,
+) -> Numbers {
     let count = usize::try_from(dims.iter().product::<i64>()).unwrap_or(0);
     let length = rows.first().map_or(1, |r| r.tokens.len());
     // Elements of one sequence; its positions are the last axis.
     let stride = (count / rows.len().max(1)).max(1);
-    let by_row = dims.first().is_some_and(|&d| usize::try_from(d) == Ok(rows.len())) || rows.len() == 1;
-    let by_position = by_row && stride.is_multiple_of(length) && dims.last().is_some_and(|&d| usize::try_from(d) == Ok(length));
+    let by_row =
+        dims.first().is_some_and(|&d| usize::try_from(d) == Ok(rows.len())) || rows.len() == 1;
+    let by_position = by_row
+        && stride.is_multiple_of(length)
+        && dims.last().is_some_and(|&d| usize::try_from(d) == Ok(length));
     let row = |i: usize| &rows[(i / stride).min(rows.len() - 1)];
     let is_token = |i: usize| !by_position || row(i).tokens[i % length];
     match &input.role {
         Role::Data => Numbers::Floats((0..count).map(|_| random.normal()).collect()),
-        Role::Bias => Numbers::Floats((0..count).map(|i| if is_token(i) { 0.0 } else { -10_000.0 }).collect()),
+        Role::Bias => {
+            Numbers::Floats((0..count).map(|i| if is_token(i) { 0.0 } else { -10_000.0 }).collect())
+        }
         Role::Mask => Numbers::Ints((0..count).map(|i| i64::from(is_token(i))).collect()),
         Role::Flags if by_row && stride == 1 && length > 1 && input.dtype.is_integer() => {
             let tokens = |i| row(i).tokens.iter().filter(|&&t| t).count();
             Numbers::Ints((0..count).map(|i| i64::try_from(tokens(i)).unwrap_or(0)).collect())
         }
         Role::Flags => Numbers::Ints((0..count).map(|_| i64::from(random.below(2) == 1)).collect()),
-        Role::Ids { .. } if deck.range.1 - deck.range.0 < SEGMENTS => segments(deck.range, count, stride, is_token, random),
+        Role::Ids { .. } if deck.range.1 - deck.range.0 < SEGMENTS => {
+            segments(deck.range, count, stride, is_token, random)
+        }
         Role::Ids { .. } => {
-            let mut ids: Vec<i64> = (0..count).map(|i| if is_token(i) { deck.deal() } else { deck.padding }).collect();
-            for (r, _) in rows.iter().enumerate().filter(|(_, row)| row.kind == Kind::Full && length > 1) {
+            let mut ids: Vec<i64> =
+                (0..count).map(|i| if is_token(i) { deck.deal() } else { deck.padding }).collect();
+            for (r, _) in
+                rows.iter().enumerate().filter(|(_, row)| row.kind == Kind::Full && length > 1)
+            {
                 let first = random.below(length);
                 let last = (first + 1 + random.below(length - 1)) % length;
                 if let Some(ids) = ids.get_mut(r * stride..(r + 1) * stride) {

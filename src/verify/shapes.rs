@@ -44,7 +44,9 @@ pub(super) fn resolve(
         let mut dims = Vec::with_capacity(declared.rank());
         for (axis, dim) in declared.0.iter().enumerate() {
             let bound = |dim: &Dim| match dim {
-                Dim::Symbol(symbol) => options.dims.iter().find(|d| **symbol == *d.symbol).map(|d| d.value),
+                Dim::Symbol(symbol) => {
+                    options.dims.iter().find(|d| **symbol == *d.symbol).map(|d| d.value)
+                }
                 _ => None,
             };
             let source = of_source.map(|s| &s.0[axis]);
@@ -53,7 +55,9 @@ pub(super) fn resolve(
             dims.push(known.unwrap_or_else(|| {
                 let tried = if axis == 0 { BATCH } else { LENGTH };
                 let note = match dim {
-                    Dim::Symbol(symbol) => format!("dimension {symbol:?} is open; {tried} was tried"),
+                    Dim::Symbol(symbol) => {
+                        format!("dimension {symbol:?} is open; {tried} was tried")
+                    }
                     _ => format!("axis {axis} of {name:?} is open; {tried} was tried"),
                 };
                 if !notes.contains(&note) {

@@ -39,7 +39,12 @@ fn mark(tensor: &mut Tensor) {
 }
 
 /// Changes elements of an initializer.
-fn change<T: Element>(model: &mut Model, value: ValueId, marked: bool, edit: impl FnOnce(&mut [T])) {
+fn change<T: Element>(
+    model: &mut Model,
+    value: ValueId,
+    marked: bool,
+    edit: impl FnOnce(&mut [T]),
+) {
     let old = model[value].tensor().expect("an initializer").clone();
     let mut elements = old.elements::<T>().expect("of this type").into_owned();
     edit(&mut elements);
@@ -52,25 +57,39 @@ fn change<T: Element>(model: &mut Model, value: ValueId, marked: bool, edit: imp
 
 /// The weight of the first matrix product.
 fn matrix(model: &Model) -> ValueId {
-    let products = model.nodes(model.root()).filter(|&n| matches!(model[n].op().name.as_str(), "MatMul" | "Gemm"));
-    products.filter_map(|n| model[n].input(1)).find(|&w| model[w].tensor().is_some()).expect("a product with a weight")
+    let products = model
+        .nodes(model.root())
+        .filter(|&n| matches!(model[n].op().name.as_str(), "MatMul" | "Gemm"));
+    products
+        .filter_map(|n| model[n].input(1))
+        .find(|&w| model[w].tensor().is_some())
+        .expect("a product with a weight")
 }
 
 /// The table that the first input indexes.
 fn vocabulary(model: &Model) -> ValueId {
-    let Role::Ids { tables, .. } = &roles::analyse(model)[0].role else { panic!("the first input is ids") };
+    let Role::Ids { tables, .. } = &roles::analyse(model)[0].role else {
+        panic!("the first input is ids")
+    };
     model.value_named(model.root(), &tables[0].name).expect("the table")
 }
 
-const MODELS: [&str; 4] =
-    ["deberta_v3_tiny.onnx", "deberta_v3_tiny_dynamo.onnx", "convbert_tiny.onnx", "convbert_tiny_mask_from_ids.onnx"];
+const MODELS: [&str; 4] = [
+    "deberta_v3_tiny.onnx",
+    "deberta_v3_tiny_dynamo.onnx",
+    "convbert_tiny.onnx",
+    "convbert_tiny_mask_from_ids.onnx",
+];
 
 #[test]
 fn a_model_equals_itself() {
     for name in MODELS {
         let report = mutant(name, |_| {});
         assert!(report.equal, "{}", report.text());
-        assert!(report.outputs[0].spread > 0.5, "logits of {name} are too close for a relative measure to bite");
+        assert!(
+            report.outputs[0].spread > 0.5,
+            "logits of {name} are too close for a relative measure to bite"
+        );
     }
 }
 
@@ -82,7 +101,10 @@ fn inputs_are_known_by_what_is_done_with_them() {
     let deberta = roles("deberta_v3_tiny.onnx");
     assert!(ids(&deberta[0], 1000) && deberta[1].role == Role::Mask, "{deberta:?}");
     let convbert = roles("convbert_tiny.onnx");
-    assert!(ids(&convbert[0], 1000) && convbert[1].role == Role::Mask && ids(&convbert[2], 2), "{convbert:?}");
+    assert!(
+        ids(&convbert[0], 1000) && convbert[1].role == Role::Mask && ids(&convbert[2], 2),
+        "{convbert:?}"
+    );
     // No mask: the ids are compared with the padding id instead.
     let from_ids = roles("convbert_tiny_mask_from_ids.onnx");
     let Role::Ids { compared, .. } = &from_ids[0].role else { panic!("{from_ids:?}") };
@@ -116,8 +138,12 @@ fn samples_have_every_kind_of_padding_and_both_ends_of_the_vocabulary() {
     for (batch, wanted) in [(1, 1), (3, 8), (8, 1)] {
         let samples = samples::generate(&inputs, &[vec![batch, 32], vec![batch, 32]], wanted, 7);
         let rows: Vec<_> = samples.iter().flat_map(|s| &s.rows).collect();
-        assert!(rows.len() >= wanted.max(5) && rows.len() % usize::try_from(batch).expect("small") == 0);
-        for kind in [samples::Kind::Full, samples::Kind::Right, samples::Kind::Left, samples::Kind::One] {
+        assert!(
+            rows.len() >= wanted.max(5) && rows.len() % usize::try_from(batch).expect("small") == 0
+        );
+        for kind in
+            [samples::Kind::Full, samples::Kind::Right, samples::Kind::Left, samples::Kind::One]
+        {
             assert!(rows.iter().any(|r| r.kind == kind && r.tokens.contains(&true)), "{kind:?}");
         }
         assert!(rows.iter().any(|r| !r.tokens.contains(&true)));
@@ -134,7 +160,9 @@ fn one_changed_weight_is_caught() {
             change::<f32>(m, weight, false, |w| w[17] += 1e-6);
         });
         assert!(!report.equal);
-        let [Changed::Elements { difference, .. }] = &report.weights.changed[..] else { panic!("{}", report.text()) };
+        let [Changed::Elements { difference, .. }] = &report.weights.changed[..] else {
+            panic!("{}", report.text())
+        };
         assert_eq!((difference.count, difference.first.len()), (1, 2));
     }
 }
@@ -157,7 +185,9 @@ fn the_last_row_of_an_embedding_is_caught() {
             let table = vocabulary(m);
             change::<f32>(m, table, false, |w| *w.last_mut().expect("elements") += 1.0);
         });
-        let [Changed::Elements { difference, .. }] = &report.weights.changed[..] else { panic!("{}", report.text()) };
+        let [Changed::Elements { difference, .. }] = &report.weights.changed[..] else {
+            panic!("{}", report.text())
+        };
         assert_eq!(difference.first[0], 999, "{}", report.text());
         assert!(!report.outputs[0].equal, "the last row is among the samples as well");
     }
@@ -175,7 +205,11 @@ fn a_constant_that_nobody_made_is_caught() {
         m.add_initializer(m.root(), "smuggled".into(), Arc::new(new));
         m.set_tensor(weight, Arc::new(other));
     });
-    assert!(matches!(&report.weights.changed[..], [Changed::Unknown { name, .. }] if name == "smuggled"), "{}", report.text());
+    assert!(
+        matches!(&report.weights.changed[..], [Changed::Unknown { name, .. }] if name == "smuggled"),
+        "{}",
+        report.text()
+    );
 }
 
 #[test]
@@ -185,12 +219,19 @@ fn swapped_outputs_are_caught() {
             r#"<ir_version: 8, opset_import: ["" : 13]> g (float[2,3] x) => ({outputs}) {{ {body} }}"#
         ))
     };
-    let before = subject("before", model("float[2,3] a, float[2,3] b", "a = Relu (x)  b = Neg (x)"));
-    let renamed = subject("after", model("float[2,3] b, float[2,3] a", "a = Relu (x)  b = Neg (x)"));
+    let before =
+        subject("before", model("float[2,3] a, float[2,3] b", "a = Relu (x)  b = Neg (x)"));
+    let renamed =
+        subject("after", model("float[2,3] b, float[2,3] a", "a = Relu (x)  b = Neg (x)"));
     assert!(matches!(report(&before, &renamed).interface[..], [Change::Outputs { .. }]));
-    let swapped = subject("after", model("float[2,3] a, float[2,3] b", "a = Neg (x)  b = Relu (x)"));
+    let swapped =
+        subject("after", model("float[2,3] a, float[2,3] b", "a = Neg (x)  b = Relu (x)"));
     let report = report(&before, &swapped);
-    assert!(report.interface.is_empty() && report.outputs.iter().all(|o| !o.equal), "{}", report.text());
+    assert!(
+        report.interface.is_empty() && report.outputs.iter().all(|o| !o.equal),
+        "{}",
+        report.text()
+    );
 }
 
 #[test]
@@ -234,7 +275,8 @@ fn replace_scalar(model: &mut Model, old: ValueId, user: Use, new: f32) {
 fn a_mask_of_zero_is_caught() {
     for name in MODELS {
         let report = mutant(name, |m| {
-            let masks: Vec<_> = scalars(m).into_iter().filter(|&(_, x)| x <= -1e4).map(|(v, _)| v).collect();
+            let masks: Vec<_> =
+                scalars(m).into_iter().filter(|&(_, x)| x <= -1e4).map(|(v, _)| v).collect();
             assert!(!masks.is_empty(), "{name} has a mask value");
             for mask in masks {
                 for user in m[mask].uses().to_vec() {
@@ -256,10 +298,15 @@ fn a_missing_scale_in_one_layer_is_caught() {
                 Use::Input { node, .. } => matches!(m[node].op().name.as_str(), "Mul" | "Div"),
                 Use::Output { .. } => false,
             };
-            let odd = |x: f64| x > 1.0 && x < 30.0 && ![2.0, 2.0_f64.sqrt()].iter().any(|y| (x - y).abs() < 1e-3);
+            let odd = |x: f64| {
+                x > 1.0 && x < 30.0 && ![2.0, 2.0_f64.sqrt()].iter().any(|y| (x - y).abs() < 1e-3)
+            };
             let users = |v: ValueId| m[v].uses().iter().copied().find(|u| is_scale(m, u));
-            let found = scalars(m).into_iter().filter(|&(_, x)| odd(x)).filter_map(|(v, _)| Some((v, users(v)?)));
-            let (scale, user) = found.last().unwrap_or_else(|| panic!("{name} has a scale"));
+            let mut found = scalars(m)
+                .into_iter()
+                .filter(|&(_, x)| odd(x))
+                .filter_map(|(v, _)| Some((v, users(v)?)));
+            let (scale, user) = found.next_back().unwrap_or_else(|| panic!("{name} has a scale"));
             replace_scalar(m, scale, user, 1.0);
         });
         assert!(!report.equal, "{name}: {}", report.text());
@@ -270,21 +317,38 @@ fn a_missing_scale_in_one_layer_is_caught() {
 fn optimized(name: &str, shape: &[i64]) -> (Subject, Subject) {
     let before = fixture(name);
     let mut after = subject("optimized", before.model.clone());
-    let inputs = roles::inputs(&before.model).into_iter().map(|v| before.model[v].name().to_string());
+    let inputs =
+        roles::inputs(&before.model).into_iter().map(|v| before.model[v].name().to_string());
     let shapes = inputs.map(|name| InputShape { name, dims: shape.to_vec() }).collect();
-    let options = onnxfix_passes::Options { shapes, static_shapes: true, ..onnxfix_passes::Options::default() };
-    onnxfix_passes::run(&mut after.model, &onnxfix_passes::Pipeline::all(), &options, &mut |_, _| {}).expect("optimizes");
+    let options = onnxfix_passes::Options {
+        shapes,
+        static_shapes: true,
+        ..onnxfix_passes::Options::default()
+    };
+    onnxfix_passes::run(
+        &mut after.model,
+        &onnxfix_passes::Pipeline::all(),
+        &options,
+        &mut |_, _| {},
+    )
+    .expect("optimizes");
     (before, after)
 }
 
 #[test]
 fn optimized_models_are_equal_and_what_was_folded_is_recomputed() {
-    for (name, shape) in [("deberta_v3_tiny.onnx", [3, 32]), ("convbert_tiny_dynamo.onnx", [3, 16])] {
+    for (name, shape) in [("deberta_v3_tiny.onnx", [3, 32]), ("convbert_tiny_dynamo.onnx", [3, 16])]
+    {
         let (before, after) = optimized(name, &shape);
         let report = report(&before, &after);
         assert!(report.equal, "{}", report.text());
         assert!(report.weights.recomputed > 3, "{}", report.text());
-        assert!(report.inputs.iter().all(|i| !matches!(i.meaning, Meaning::Ids { compared: false, .. })));
+        assert!(
+            report
+                .inputs
+                .iter()
+                .all(|i| !matches!(i.meaning, Meaning::Ids { compared: false, .. }))
+        );
         assert_eq!(report.inputs[0].after, "int32");
     }
 }
@@ -293,7 +357,10 @@ fn optimized_models_are_equal_and_what_was_folded_is_recomputed() {
 fn a_folded_constant_with_another_element_is_caught() {
     let (before, mut after) = optimized("deberta_v3_tiny.onnx", &[1, 32]);
     let model = &mut after.model;
-    let gather = model.all_nodes().find(|(_, n)| n.op().is("GatherElements")).map(|(_, n)| n.input(1).expect("indices"));
+    let gather = model
+        .all_nodes()
+        .find(|(_, n)| n.op().is("GatherElements"))
+        .map(|(_, n)| n.input(1).expect("indices"));
     let indices = gather.expect("the relative positions");
     let last = |indices: &mut [i64]| *indices.last_mut().expect("elements") -= 1;
     match model[indices].dtype() {
@@ -301,7 +368,9 @@ fn a_folded_constant_with_another_element_is_caught() {
         _ => change::<i32>(model, indices, true, |v| *v.last_mut().expect("elements") -= 1),
     }
     let report = report(&before, &after);
-    let [Changed::Recomputed { difference, .. }] = &report.weights.changed[..] else { panic!("{}", report.text()) };
+    let [Changed::Recomputed { difference, .. }] = &report.weights.changed[..] else {
+        panic!("{}", report.text())
+    };
     assert_eq!(difference.count, 1);
 }
 
@@ -312,7 +381,9 @@ fn swapped_position_tables_are_caught() {
     let tables: Vec<NodeId> = model
         .nodes(model.root())
         .filter(|&n| model[n].op().is("MatMul"))
-        .filter(|&n| model[n].input(1).is_some_and(|t| model[t].tensor().is_some_and(|t| t.dims.len() == 3)))
+        .filter(|&n| {
+            model[n].input(1).is_some_and(|t| model[t].tensor().is_some_and(|t| t.dims.len() == 3))
+        })
         .collect();
     let (a, b) = (tables[0], tables[1]);
     let (of_a, of_b) = (model[a].input(1), model[b].input(1));
@@ -328,7 +399,9 @@ fn swapped_position_tables_are_caught() {
 fn a_dropped_tap_of_an_unfold_is_caught() {
     let (before, mut after) = optimized("convbert_tiny_dynamo.onnx", &[1, 16]);
     let model = &mut after.model;
-    let unfold = |n: NodeId| model[n].op().is("Concat") && made_by(model, n).as_deref() == Some("decompose-unfold");
+    let unfold = |n: NodeId| {
+        model[n].op().is("Concat") && made_by(model, n).as_deref() == Some("decompose-unfold")
+    };
     let concat = model.nodes(model.root()).find(|&n| unfold(n)).expect("an unfold");
     // The last tap is the one before it instead.
     let last = model[concat].inputs().len() - 1;
@@ -349,7 +422,11 @@ fn a_batch_written_into_the_source_is_run_in_parts() {
         ))
     };
     let report = report(&subject("before", of("1")), &subject("after", of("3")));
-    assert!(report.equal && report.notes.iter().any(|n| n.contains("took 3 runs")), "{}", report.text());
+    assert!(
+        report.equal && report.notes.iter().any(|n| n.contains("took 3 runs")),
+        "{}",
+        report.text()
+    );
     assert_eq!(report.outputs[0].dims, [3, 2]);
 }
 
@@ -361,7 +438,10 @@ fn a_model_that_the_engine_cannot_run_is_not_verified() {
     );
     let subject = subject("model", model);
     let error = verify(&subject, &subject, &Options::default(), &|_| {}).expect_err("no answer");
-    assert_eq!(error.to_string(), r#"not verified: the optimized model "model" cannot be run on the CPU"#);
+    assert_eq!(
+        error.to_string(),
+        r#"not verified: the optimized model "model" cannot be run on the CPU"#
+    );
 }
 
 #[test]

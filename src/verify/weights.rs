@@ -82,7 +82,9 @@ pub struct Difference {
 impl std::fmt::Display for Changed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Changed::Elements { name, difference } => write!(f, "{name:?} is not what the source has: {difference}"),
+            Changed::Elements { name, difference } => {
+                write!(f, "{name:?} is not what the source has: {difference}")
+            }
             Changed::Recomputed { name, difference } => {
                 write!(f, "{name:?} is not what the source computes: {difference}")
             }
@@ -96,8 +98,15 @@ impl std::fmt::Display for Changed {
 impl std::fmt::Display for Difference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Difference { first, before, after, count, of } = self;
-        let row = first.first().filter(|_| first.len() > 1).map(|r| format!(" (row {r})")).unwrap_or_default();
-        write!(f, "{count} of {of} elements differ, the first at {first:?}{row}: {before} became {after}")
+        let row = first
+            .first()
+            .filter(|_| first.len() > 1)
+            .map(|r| format!(" (row {r})"))
+            .unwrap_or_default();
+        write!(
+            f,
+            "{count} of {of} elements differ, the first at {first:?}{row}: {before} became {after}"
+        )
     }
 }
 
@@ -145,7 +154,8 @@ pub(super) fn compare(before: &Model, after: &Model) -> Compared {
         }
     }
     weights.gone = used.iter().filter(|used| !**used).count();
-    let unchanged = before.into_iter().zip(used).filter(|(_, used)| *used).map(|(c, _)| c.name).collect();
+    let unchanged =
+        before.into_iter().zip(used).filter(|(_, used)| *used).map(|(c, _)| c.name).collect();
     Compared { report: weights, unchanged, made }
 }
 
@@ -171,7 +181,10 @@ impl<'a> Source<'a> {
         let (mut by_name, mut by_type) = (HashMap::<_, Vec<_>>::new(), HashMap::<_, Vec<_>>::new());
         for (i, constant) in constants.iter().enumerate() {
             by_name.entry(constant.name.as_str()).or_default().push(i);
-            by_type.entry((constant.tensor.dtype.code(), constant.tensor.dims.as_slice())).or_default().push(i);
+            by_type
+                .entry((constant.tensor.dtype.code(), constant.tensor.dims.as_slice()))
+                .or_default()
+                .push(i);
         }
         Source { constants, by_name, by_type }
     }
@@ -187,7 +200,9 @@ impl<'a> Source<'a> {
             return Finding::Made;
         }
         let name = || constant.name.clone();
-        if let Some(difference) = of_name.iter().find_map(|&i| difference(&self.constants[i].tensor, tensor)) {
+        if let Some(difference) =
+            of_name.iter().find_map(|&i| difference(&self.constants[i].tensor, tensor))
+        {
             #[expect(clippy::cast_precision_loss, reason = "a share needs no more")]
             let few = (difference.count as f64) < FEW * difference.of as f64;
             // Without marks there is no telling a transformed tensor from a damaged one, but by how much of it changed.
@@ -238,8 +253,12 @@ fn constants(model: &Model) -> Vec<Constant> {
                 AttrValue::Tensors(tensors) => tensors.iter().for_each(|t| push(Arc::clone(t))),
                 // The short forms of Constant, which an initializer may replace.
                 AttrValue::Int(i) if node.op().is("Constant") => push(Arc::new(Tensor::scalar(*i))),
-                AttrValue::Float(f) if node.op().is("Constant") => push(Arc::new(Tensor::scalar(*f))),
-                AttrValue::Ints(ints) if node.op().is("Constant") => push(Arc::new(Tensor::ints(ints))),
+                AttrValue::Float(f) if node.op().is("Constant") => {
+                    push(Arc::new(Tensor::scalar(*f)));
+                }
+                AttrValue::Ints(ints) if node.op().is("Constant") => {
+                    push(Arc::new(Tensor::ints(ints)));
+                }
                 AttrValue::Floats(floats) if node.op().is("Constant") => {
                     if let Ok(len) = i64::try_from(floats.len()) {
                         push(Arc::new(Tensor::new(&[len], floats.clone())));
@@ -254,13 +273,17 @@ fn constants(model: &Model) -> Vec<Constant> {
 
 /// Where two tensors of one type and size differ; none when they differ in more than elements, or not at all.
 fn difference(before: &Tensor, after: &Tensor) -> Option<Difference> {
-    if before.dtype != after.dtype || before.dims != after.dims || matches!(before.data, TensorData::String(_)) {
+    if before.dtype != after.dtype
+        || before.dims != after.dims
+        || matches!(before.data, TensorData::String(_))
+    {
         return None;
     }
     let (b, a) = (before.raw().ok()?, after.raw().ok()?);
     let width = usize::try_from(before.dtype.bits().div_ceil(8)).ok()?.max(1);
-    let differs: Vec<usize> =
-        (0..b.len() / width).filter(|&i| b[i * width..(i + 1) * width] != a[i * width..(i + 1) * width]).collect();
+    let differs: Vec<usize> = (0..b.len() / width)
+        .filter(|&i| b[i * width..(i + 1) * width] != a[i * width..(i + 1) * width])
+        .collect();
     let first = *differs.first()?;
     Some(Difference {
         first: position(first, &before.dims),
@@ -279,7 +302,13 @@ pub(super) fn recomputed(name: &str, before: &Tensor, after: &Tensor) -> Option<
     let dims = |t: &Tensor| format!("{}{:?}", t.dtype, t.dims);
     if before.dims != after.dims {
         let of = after.len().unwrap_or(0);
-        return changed(Difference { first: Vec::new(), before: dims(before), after: dims(after), count: of, of });
+        return changed(Difference {
+            first: Vec::new(),
+            before: dims(before),
+            after: dims(after),
+            count: of,
+            of,
+        });
     }
     let differs: Vec<usize> = if let (Some(b), Some(a)) = (before.to_ints(), after.to_ints()) {
         (0..b.len()).filter(|&i| a[i] != b[i]).collect()

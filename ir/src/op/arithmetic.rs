@@ -11,7 +11,7 @@ use super::schema::{
     types,
 };
 use super::{Class, EvalCx, EvalError, InferCx, Operator, broadcast};
-use crate::{DataType, Element, Shape, Tensor};
+use crate::{Element, Shape, Tensor};
 
 /// The operators of this family.
 pub(super) static OPS: &[Operator] = &[
@@ -96,9 +96,7 @@ fn pow(cx: &InferCx<'_>) -> Inferred {
     if cx.version < NUMPY_BROADCAST {
         return nothing(cx);
     }
-    // Base and exponent were of one type until opset 12.
-    let dtype = if cx.version < 12 { any_dtype(cx, 0..2) } else { cx.dtype(0) };
-    output(dtype, broadcast_inputs(cx, 0..2)?)
+    output(cx.dtype(0), broadcast_inputs(cx, 0..2)?)
 }
 
 fn variadic(cx: &InferCx<'_>) -> Inferred {
@@ -197,13 +195,17 @@ fn check_divisors<T: Number>(cx: &EvalCx<'_>) -> Result<(), EvalError> {
 
 fn eval_pow(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
     let (base, exponent) = (cx.input(0)?, cx.input(1)?);
-    let integers = |t: &Tensor| t.dtype.is_integer();
-    if integers(base) && integers(exponent) {
-        let low = exponent.to_ints().and_then(|all| all.into_iter().min()).unwrap_or(0);
-        if low < 0 || exponent.dtype == DataType::Uint64 {
+    if cx.version < NUMPY_BROADCAST {
+        return Err(EvalError::Unsupported("broadcasting by attribute"));
+    }
+    if base.dtype.is_integer() && exponent.dtype.is_integer() {
+        let all = exponent
+            .to_ints()
+            .ok_or(EvalError::Unsupported("an exponent that int64 does not hold"))?;
+        if all.iter().any(|&n| n < 0) {
             return Err(EvalError::Unsupported("an integer to a negative power"));
         }
-        let exponent = Tensor::new(&exponent.dims, exponent.to_ints().unwrap_or_default());
+        let exponent = Tensor::new(&exponent.dims, all);
         return with_type!(ints, base.dtype, T => {
             Ok(vec![zip_tensors(cx, base, &exponent, |x: T, y: i64| power(x, y.cast_unsigned()))?])
         });

@@ -320,13 +320,17 @@ impl<const K: usize> Walk<K> {
     pub(super) fn new(dims: &[usize], strides: [&[isize]; K], start: [isize; K]) -> Walk<K> {
         let mut walk =
             Walk { dims: Axes::new(), strides: Axes::new(), start, len: 1, step: [0; K] };
+        if dims.contains(&0) {
+            // Nothing to walk; the other axes may be too long to multiply.
+            walk.len = 0;
+            return walk;
+        }
         for (axis, &dim) in dims.iter().enumerate() {
             let stride = std::array::from_fn(|k| strides[k][axis]);
             if dim == 1 {
                 continue;
             }
             if let (Some(last_dim), Some(last)) = (walk.dims.last_mut(), walk.strides.last_mut())
-                && dim != 0
                 && (0..K).all(|k| last[k] == stride[k] * dim as isize)
             {
                 *last_dim *= dim;

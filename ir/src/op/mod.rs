@@ -470,3 +470,50 @@ pub fn broadcast(a: &Shape, b: &Shape) -> Result<Shape, InferError> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Arity, all, find};
+
+    #[test]
+    fn the_table_is_sound() {
+        for op in all() {
+            let name = op.name;
+            assert!(std::ptr::eq(find(op.domain, name).unwrap(), op), "{name} is there twice");
+            assert!(op.versions.is_sorted() && !op.versions.is_empty(), "{name}: versions");
+            for params in [op.inputs, op.outputs] {
+                let arities: Vec<Arity> = params.iter().map(|p| p.arity).collect();
+                let variadic = arities.iter().position(|&a| a == Arity::Variadic);
+                assert!(
+                    variadic.is_none_or(|at| at + 1 == arities.len()),
+                    "{name}: variadic and not last"
+                );
+                for one in params {
+                    let typed: Vec<_> =
+                        params.iter().filter(|p| p.var == one.var && !p.var.is_empty()).collect();
+                    assert!(
+                        typed.iter().all(|p| p.types == one.types) || one.var.is_empty(),
+                        "{name}: {}",
+                        one.var
+                    );
+                }
+            }
+            for attr in op.attrs {
+                let same = |other: &&super::AttrDef| {
+                    other.name == attr.name && other.since < attr.until && attr.since < other.until
+                };
+                assert_eq!(
+                    op.attrs.iter().filter(same).count(),
+                    1,
+                    "{name}: attribute {}",
+                    attr.name
+                );
+            }
+            assert!(
+                op.eval.is_none() || op.class.pure || name == "Dropout",
+                "{name} is evaluated and not pure"
+            );
+        }
+        assert_eq!(all().count(), 202);
+    }
+}

@@ -357,8 +357,8 @@ fn eval_split(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
     let axis = normal_axis(cx.int("axis", 0)?, x.dims.len())?;
     let lengths =
         if cx.version < 13 { cx.ints("split")?.map(<[i64]>::to_vec) } else { cx.opt_int_input(1)? };
-    let count = cx.int("num_outputs", 0)?;
-    let count = (cx.version >= 18 && count != 0).then_some(count);
+    cx.int("num_outputs", 0)?;
+    let count = cx.node.attrs.int("num_outputs").filter(|_| cx.version >= 18);
     let lengths = parts(cx.version, cx.outputs, lengths.as_deref(), count, Some(x.dims[axis]))?;
     let steps = strides(&sizes(&x.dims));
     let mut start = 0;

@@ -345,6 +345,9 @@ fn lines<T: Copy, R>(
     size: usize,
     f: impl Fn(&[T]) -> R,
 ) -> Vec<R> {
+    if size == 0 {
+        return Vec::new();
+    }
     let (dims, steps) = (sizes(dims), strides(&sizes(dims)));
     let pick = |inside: bool| -> (Axes<usize>, Axes<isize>) {
         (0..dims.len()).filter(|i| axes.contains(i) == inside).map(|i| (dims[i], steps[i])).unzip()

@@ -18,7 +18,7 @@ declare_pass! {
     /// ```
     /// ## After
     /// ```onnx
-    /// g (int32[2] ids) => (int64[2] y) <int64[2] ids_int64> {
+    /// g (int32[2] ids) => (int64[2] y) {
     ///    ids_int64 = Cast <to: int = 7> (ids)
     ///    y = Neg (ids_int64)
     /// }

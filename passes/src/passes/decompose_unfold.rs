@@ -15,7 +15,9 @@ declare_pass! {
     ///
     /// ## Before
     /// ```onnx
-    /// g (float[1,4,2] x) => (float[1,2,3,4] y) <int64[3,4] i = {0, 1, 2, 3, 1, 2, 3, 4, 2, 3, 4, 5}, int64[6] p = {0, 0, 1, 0, 0, 1}> {
+    /// g (float[1,4,2] x) => (float[1,2,3,4] y) <
+    ///    int64[3,4] i = {0, 1, 2, 3, 1, 2, 3, 4, 2, 3, 4, 5}, int64[6] p = {0, 0, 1, 0, 0, 1}
+    /// > {
     ///    t = Transpose <perm: ints = [0, 2, 1]> (x)
     ///    s = Pad (t, p)
     ///    y = Gather <axis: int = 2> (s, i)
@@ -23,6 +25,20 @@ declare_pass! {
     /// ```
     /// ## After
     /// ```onnx
+    /// g (float[1,4,2] x) => (float[1,2,3,4] y) <
+    ///    int64[6] y_const = {0, 1, 0, 0, 1, 0},
+    ///    int64[1] y_const_1 = {0}, int64[1] y_const_2 = {4}, int64[1] y_const_3 = {1},
+    ///    int64[1] y_const_4 = {5}, int64[1] y_const_5 = {2}, int64[1] y_const_6 = {6},
+    ///    int64[4] y_const_7 = {1, 3, 4, 2}
+    /// > {
+    ///    y_Pad = Pad (x, y_const)
+    ///    y_Slice = Slice (y_Pad, y_const_1, y_const_2, y_const_3)
+    ///    y_Slice_1 = Slice (y_Pad, y_const_3, y_const_4, y_const_3)
+    ///    y_Slice_2 = Slice (y_Pad, y_const_5, y_const_6, y_const_3)
+    ///    y_Concat = Concat <axis: int = 1> (y_Slice, y_Slice_1, y_Slice_2)
+    ///    y_Reshape = Reshape (y_Concat, y_const_7)
+    ///    y = Transpose <perm: ints = [0, 3, 1, 2]> (y_Reshape)
+    /// }
     /// ```
     ///
     /// ## Applies when

@@ -111,7 +111,13 @@ mod tests {
             "g (float[1,3,4] x, float[2,4,5] z) => (float[2,3,5] y) <int64[3] s = {2, 3, 4}>
              { e = Expand (x, s)  y = MatMul (e, z) }",
         );
-        insta::assert_snapshot!(after, @"");
+        insta::assert_snapshot!(after, @r"
+        g (float[1,3,4] x, float[2,4,5] z) => (float[2,3,5] y) <
+           int64[3] s = {2, 3, 4}
+        > {
+           y = MatMul (x, z)
+        }
+        ");
     }
 
     #[test]
@@ -130,6 +136,13 @@ mod tests {
             "g (float[1,3] x, float[2,3] z) => (float[2,3] y, float[2,3] e) <int64[2] s = {2, 3}>
              { e = Expand (x, s)  y = Add (e, z) }",
         );
-        insta::assert_snapshot!(after, @"");
+        insta::assert_snapshot!(after, @r"
+        g (float[1,3] x, float[2,3] z) => (float[2,3] y, float[2,3] e) <
+           int64[2] s = {2, 3}
+        > {
+           e = Expand (x, s)
+           y = Add (x, z)
+        }
+        ");
     }
 }

@@ -22,7 +22,7 @@ declare_pass! {
     /// ```
     /// ## After
     /// ```onnx
-    /// g (float[2] x) => (float[2] y) <bool cond = {1}> { y = Relu (x) }
+    /// g (float[2] x) => (float[2] y) { y = Relu (x) }
     /// ```
     ///
     /// ## Applies when

@@ -94,7 +94,11 @@ mod tests {
             &MergeCasts,
             "g (int32[2] x, float[9,4] w) => (float[2,4] y) { i = Cast <to = 7> (x)  y = Gather (w, i) }",
         );
-        insta::assert_snapshot!(after, @"");
+        insta::assert_snapshot!(after, @r"
+        g (int32[2] x, float[9,4] w) => (float[2,4] y) {
+           y = Gather (w, x)
+        }
+        ");
     }
 
     #[test]

@@ -88,7 +88,13 @@ mod tests {
             "g (float[2,3] x) => (float[2,3] y) <int64[1] a = {0}>
              { u = Unsqueeze (x, a)  s = Squeeze (u, a)  y = Relu (s) }",
         );
-        insta::assert_snapshot!(after, @"");
+        insta::assert_snapshot!(after, @r"
+        g (float[2,3] x) => (float[2,3] y) <
+           int64[1] a = {0}
+        > {
+           y = Relu (x)
+        }
+        ");
     }
 
     #[test]
@@ -98,7 +104,15 @@ mod tests {
             "g (float[N,2,3] x) => (float[N,3,2] y) <int64[2] a = {-1, 6}, int64[3] b = {-1, 3, 2}>
              { r = Reshape (x, a)  y = Reshape (r, b) }",
         );
-        insta::assert_snapshot!(after, @"");
+        insta::assert_snapshot!(after, @r"
+        g (float[N,2,3] x) => (float[N,3,2] y) <
+           int64[2] a = {-1, 6},
+           int64[3] b = {-1, 3, 2},
+           int64[3] y_const = {-1, 3, 2}
+        > {
+           y = Reshape (x, y_const)
+        }
+        ");
     }
 
     #[test]

@@ -143,7 +143,15 @@ mod tests {
             "g (float[6,5] x) => (float[2,5,3] y) <int64[3] s = {5, 2, 3}>
              { t = Transpose <perm = [1, 0]> (x)  r = Reshape (t, s)  y = Transpose <perm = [1, 0, 2]> (r) }",
         );
-        insta::assert_snapshot!(after, @"");
+        insta::assert_snapshot!(after, @r"
+        g (float[6,5] x) => (float[2,5,3] y) <
+           int64[3] s = {5, 2, 3},
+           int64[3] y_const = {2, 3, 5}
+        > {
+           y_Reshape = Reshape (x, y_const)
+           y = Transpose <perm: ints = [0, 2, 1]> (y_Reshape)
+        }
+        ");
     }
 
     #[test]

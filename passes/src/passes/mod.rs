@@ -25,6 +25,7 @@ pub(crate) mod merge_casts;
 pub(crate) mod merge_reshapes;
 pub(crate) mod merge_transposes;
 pub(crate) mod merge_transposes_across_reshape;
+pub(crate) mod eliminate_unit_axes;
 pub(crate) mod decompose_unfold;
 pub(crate) mod eliminate_common_subexpressions;
 pub(crate) mod eliminate_duplicate_initializers;

@@ -21,7 +21,7 @@ declare_pass! {
     /// ```
     /// ## After
     /// ```onnx
-    /// g (int32[2] x) => (int64[1,2] y) <int64[1] axes = {0}, int32[1,2] y_Unsqueeze> {
+    /// g (int32[2] x) => (int64[1,2] y) <int64[1] axes = {0}> {
     ///    y_Unsqueeze = Unsqueeze (x, axes)
     ///    y = Cast <to: int = 7> (y_Unsqueeze)
     /// }
