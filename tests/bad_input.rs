@@ -34,7 +34,8 @@ fn optimize_refused(folder: &Folder, args: &[&str], says: &[&str]) {
 fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed;
     let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 56) as u8
     };
     (0..len).map(|_| next()).collect()
@@ -50,7 +51,10 @@ fn files_that_are_no_models() {
     folder.write("cut.onnx", cut(50));
     folder.write("start.onnx", cut(1));
     folder.write("end.onnx", cut(99));
-    folder.write("pointer.onnx", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n");
+    folder.write(
+        "pointer.onnx",
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+    );
     fs::create_dir(folder.path("folder.onnx")).expect("a folder");
     for (file, why) in [
         ("empty.onnx", "is empty"),
@@ -70,7 +74,11 @@ fn files_that_are_no_models() {
     }
     for seed in 0..20 {
         folder.write("noise.onnx", noise(seed, 4000));
-        refused(&folder, &["optimize", "noise.onnx", "-o", "out.onnx"], &["noise.onnx", "is not an ONNX model"]);
+        refused(
+            &folder,
+            &["optimize", "noise.onnx", "-o", "out.onnx"],
+            &["noise.onnx", "is not an ONNX model"],
+        );
     }
 }
 
@@ -87,7 +95,11 @@ fn damaged_files_do_not_crash() {
         damaged[at..at + 3].copy_from_slice(&noise(seed, 3));
         folder.write("damaged.onnx", &damaged);
         let ran = folder.run("optimize damaged.onnx --dim seq=8 --dry-run --drop-unknown");
-        assert!(!ran.err.contains("panicked") && !ran.err.contains("internal error"), "byte {at}: {}", ran.err);
+        assert!(
+            !ran.err.contains("panicked") && !ran.err.contains("internal error"),
+            "byte {at}: {}",
+            ran.err
+        );
         if !ran.err.contains("onnxfix: ") {
             ran.exits(0);
         } else {
@@ -100,15 +112,25 @@ fn damaged_files_do_not_crash() {
 fn text_that_is_no_model() {
     let folder = Folder::new();
     folder.write("m.onnxtxt", "<ir_version: 8, opset_import: [\"\" : 13]>\ng (float[2] x) => (float[2] y) {\n   y = Relu (z)\n}\n");
-    refused(&folder, &["optimize", "m.onnxtxt"], &["m.onnxtxt: line 3, column 13", "3 |    y = Relu (z)", "`z`"]);
+    refused(
+        &folder,
+        &["optimize", "m.onnxtxt"],
+        &["m.onnxtxt: line 3, column 13", "3 |    y = Relu (z)", "`z`"],
+    );
 }
 
 #[test]
 fn input_shapes_that_do_not_fit() {
     let folder = convbert();
     for (shape, says) in [
-        ("words:1,32", &["model.onnx", "no input \"words\"", "its inputs are input_ids [batch,seq]"][..]),
-        ("input_ids:1,2,32", &["model.onnx", "\"input_ids\" has 2 dimensions [batch,seq]", "[1, 2, 32]"]),
+        (
+            "words:1,32",
+            &["model.onnx", "no input \"words\"", "its inputs are input_ids [batch,seq]"][..],
+        ),
+        (
+            "input_ids:1,2,32",
+            &["model.onnx", "\"input_ids\" has 2 dimensions [batch,seq]", "[1, 2, 32]"],
+        ),
         ("input_ids:32", &["model.onnx", "\"input_ids\" has 2 dimensions [batch,seq]", "[32]"]),
         ("input_ids:1,0", &["--input-shape", "\"input_ids:1,0\"", "dimension of 0"]),
         ("input_ids:1,-1", &["--input-shape", "\"input_ids:1,-1\"", "dimension of -1"]),
@@ -118,7 +140,10 @@ fn input_shapes_that_do_not_fit() {
         ("", &["--input-shape", "nothing in it"]),
         ("input_ids:1,32;input_ids:1,32", &["--input-shape", "\"input_ids\" is given two shapes"]),
         // A Reshape of the sequence does not go with these.
-        ("input_ids:1,32;attention_mask:1,16", &["model.onnx", "contradicts itself", "node \"/model/convbert"]),
+        (
+            "input_ids:1,32;attention_mask:1,16",
+            &["model.onnx", "contradicts itself", "node \"/model/convbert"],
+        ),
     ] {
         optimize_refused(&folder, &["--input-shape", shape], says);
     }
@@ -130,7 +155,11 @@ fn input_shapes_that_do_not_fit() {
 fn dimensions_that_are_not_given_or_not_there() {
     let folder = convbert();
     // What is printed can be typed.
-    optimize_refused(&folder, &[], &["model.onnx", "\"input_ids\" [batch,seq] is not fixed", "add --dim seq=128 "]);
+    optimize_refused(
+        &folder,
+        &[],
+        &["model.onnx", "\"input_ids\" [batch,seq] is not fixed", "add --dim seq=128 "],
+    );
     folder.run("optimize model.onnx --dim seq=128 --dry-run").exits(0);
     for (flag, says) in [
         ("--dim=words=3", &["model.onnx", "no dimension \"words\"", "batch, seq"][..]),
@@ -143,7 +172,11 @@ fn dimensions_that_are_not_given_or_not_there() {
         optimize_refused(&folder, &[flag], says);
     }
     optimize_refused(&folder, &["--dim=seq=8", "--dim=seq=9"], &["\"seq\"", "8", "9"]);
-    optimize_refused(&folder, &["--dim=seq=8", "--input-shape=input_ids:1,9"], &["\"seq\"", "8", "9", "\"input_ids\""]);
+    optimize_refused(
+        &folder,
+        &["--dim=seq=8", "--input-shape=input_ids:1,9"],
+        &["\"seq\"", "8", "9", "\"input_ids\""],
+    );
 }
 
 #[test]
@@ -182,7 +215,8 @@ fn a_folder_that_is_read_only() {
     let folder = convbert();
     fs::create_dir(folder.path("locked")).expect("a folder");
     folder.write("locked/out.onnx", "kept");
-    fs::set_permissions(folder.path("locked"), fs::Permissions::from_mode(0o555)).expect("a folder of ours");
+    fs::set_permissions(folder.path("locked"), fs::Permissions::from_mode(0o555))
+        .expect("a folder of ours");
     if fs::write(folder.path("locked/probe"), "").is_ok() {
         #[expect(clippy::print_stderr, reason = "says that something was not tested")]
         {
@@ -214,7 +248,10 @@ fn external() -> Folder {
 fn relocate(folder: &Folder, from: &str, to: &str) {
     assert_eq!(from.len(), to.len());
     let mut bytes = folder.read("model.onnx");
-    let at = bytes.windows(from.len()).position(|w| w == from.as_bytes()).expect("the model names its data");
+    let at = bytes
+        .windows(from.len())
+        .position(|w| w == from.as_bytes())
+        .expect("the model names its data");
     bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
     folder.write("model.onnx", bytes);
 }
@@ -254,7 +291,8 @@ fn external_data_outside_of_the_folder() {
     #[cfg(unix)]
     {
         fs::remove_file(folder.path("model.onnx.data")).expect("was written");
-        std::os::unix::fs::symlink(outside.path("secret.bin"), folder.path("model.onnx.data")).expect("a link");
+        std::os::unix::fs::symlink(outside.path("secret.bin"), folder.path("model.onnx.data"))
+            .expect("a link");
         optimize_refused(&folder, &[], &["model.onnx.data", "outside of the model's folder"]);
     }
 }

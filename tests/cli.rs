@@ -35,19 +35,30 @@ fn three_lines_are_enough() {
     assert_eq!(folder.files().keys().collect::<Vec<_>>(), ["model.onnx", "model.opt.onnx"]);
 
     let verified = folder.run("verify").exits(0);
-    assert!(verified.out.starts_with("equal      model.opt.onnx and model.onnx\n"), "{}", verified.out);
+    assert!(
+        verified.out.starts_with("equal      model.opt.onnx and model.onnx\n"),
+        "{}",
+        verified.out
+    );
     assert_eq!(verified.err, "", "the answer is the result");
 
     let command = "atc --framework=5 --model=model.opt.onnx --output=model.opt --soc_version=Ascend310P3 \
                    --input_format=ND --input_shape=\"input_ids:1,32;attention_mask:1,32\"";
-    let atc = folder.run("atc --soc Ascend310P3").exits(2).says(&["this version does not run ATC", command]);
+    let atc = folder
+        .run("atc --soc Ascend310P3")
+        .exits(2)
+        .says(&["this version does not run ATC", command]);
     assert_eq!(atc.out, "", "nothing was compiled");
 }
 
 #[test]
 fn atc_wants_a_static_model() {
     let folder = deberta();
-    folder.run("atc model.onnx").exits(2).says(&["model.onnx", "\"input_ids\" [batch,32]", "onnxfix optimize"]);
+    folder.run("atc model.onnx").exits(2).says(&[
+        "model.onnx",
+        "\"input_ids\" [batch,32]",
+        "onnxfix optimize",
+    ]);
     folder.run("atc gone.onnx").exits(2).says(&["gone.onnx", "no such file"]);
 }
 
@@ -56,8 +67,13 @@ fn verify_answers_by_its_exit_code() {
     let folder = deberta();
     folder.run("optimize model.onnx --verify").exits(0);
     // The other classifier has other weights, the other inputs are other inputs.
-    folder.run_args(&["verify", "model.opt.onnx", "--against", path(&fixture("convbert_tiny.onnx"))]).exits(1);
-    folder.run("verify model.opt.onnx --against gone.onnx").exits(2).says(&["gone.onnx", "no such file"]);
+    folder
+        .run_args(&["verify", "model.opt.onnx", "--against", path(&fixture("convbert_tiny.onnx"))])
+        .exits(1);
+    folder
+        .run("verify model.opt.onnx --against gone.onnx")
+        .exits(2)
+        .says(&["gone.onnx", "no such file"]);
     folder.run("verify model.onnx").exits(2).says(&["records no source", "--against BEFORE"]);
     folder.run("verify model.opt.onnx --rtol=-1").exits(2).says(&["--rtol -1"]);
 }
@@ -69,11 +85,14 @@ fn path(path: &std::path::Path) -> &str {
 #[test]
 fn quiet_leaves_stderr_empty_and_stdout_the_same() {
     let folder = deberta();
-    let (loud, quiet) = (folder.run("optimize model.onnx").exits(0), folder.run("optimize model.onnx -q").exits(0));
+    let (loud, quiet) =
+        (folder.run("optimize model.onnx").exits(0), folder.run("optimize model.onnx -q").exits(0));
     assert!(!loud.err.is_empty());
     assert_eq!(quiet.err, "");
     // All but the line that has the seconds.
-    let result = |out: &str| out.lines().filter(|l| !l.contains(" s, ")).map(str::to_owned).collect::<Vec<_>>();
+    let result = |out: &str| {
+        out.lines().filter(|l| !l.contains(" s, ")).map(str::to_owned).collect::<Vec<_>>()
+    };
     assert_eq!(result(&quiet.out), result(&loud.out));
     let failed = folder.run("optimize gone.onnx -q").exits(2).says(&["gone.onnx"]);
     assert_eq!(failed.out, "", "no result");
@@ -97,7 +116,10 @@ fn a_model_not_named_is_the_only_one() {
     folder.run("optimize model.onnx").exits(0);
     folder.run("optimize model.onnx -o other.opt.onnx").exits(0);
     for command in ["verify", "atc"] {
-        folder.run(command).exits(2).says(&["several", "name one of: model.opt.onnx, other.opt.onnx"]);
+        folder
+            .run(command)
+            .exits(2)
+            .says(&["several", "name one of: model.opt.onnx, other.opt.onnx"]);
     }
 }
 
@@ -136,36 +158,41 @@ fn passes_can_be_chosen() {
     assert_eq!(count("--passes eliminate-identity", "Reshape"), 2);
     assert_eq!(count("--passes eliminate-identity", "Identity"), 0);
     assert_eq!(count("--max-rewrites 0", "Identity"), 1);
-    folder.run("optimize small.onnxtxt --dry-run --max-rewrites 1").exits(0).says(&["stopped after 1 rewrites"]);
+    folder
+        .run("optimize small.onnxtxt --dry-run --max-rewrites 1")
+        .exits(0)
+        .says(&["stopped after 1 rewrites"]);
 }
 
 #[test]
 fn why_not_names_the_condition() {
     let folder = Folder::new();
-    // The permuted value is read by another node too, under a name that the outside knows.
     folder.write(
         "m.onnxtxt",
         r#"<ir_version: 8, opset_import: ["" : 13]>
-        g (int64[n,4] x) => (int64[] y) { y = Gather <axis = 1> (x, i) } "#,
+        g (float[4] x) => (float[4] y) { i = Cast <to: int = 6> (x)  y = Cast <to: int = 1> (i) }"#,
     );
-    folder.run("optimize m.onnxtxt --dry-run").exits(2).says(&["m.onnxtxt", "`i`"]);
-    let folder = small();
-    let ran = folder.run("optimize small.onnxtxt --target portable --dry-run --why-not merge-transposes").exits(0);
+    let ran = folder.run("optimize m.onnxtxt --dry-run --why-not merge-casts").exits(0);
+    ran.says(&["merge-casts at ", "the cast from float to int32 loses values"]);
+    let ran = folder.run("optimize m.onnxtxt --dry-run --why-not merge-transposes").exits(0);
     ran.says(&["merge-transposes found no place where only a condition failed"]);
-    let ran = folder.run("optimize small.onnxtxt --target portable --dry-run --why-not eliminate-nop-reshape").exits(0);
-    ran.says(&["eliminate-nop-reshape at "]);
 }
 
 #[test]
 fn print_after_prints_the_model_of_that_moment() {
     let folder = small();
-    let ran = folder.run("optimize small.onnxtxt --dry-run --print-after eliminate-identity").exits(0);
+    let ran =
+        folder.run("optimize small.onnxtxt --dry-run --print-after eliminate-identity").exits(0);
     assert!(ran.out.starts_with("# Brief") && !ran.out.contains("Identity"), "{}", ran.out);
     assert_eq!(ran.out.matches("Reshape (").count(), 2, "merge-reshapes comes later: {}", ran.out);
-    let ran = folder.run("optimize small.onnxtxt --dry-run --print-after decompose-unfold").exits(0);
+    let ran =
+        folder.run("optimize small.onnxtxt --dry-run --print-after decompose-unfold").exits(0);
     assert_eq!(ran.says(&["decompose-unfold changed nothing"]).out, "");
     // Both want stdout.
-    folder.run("optimize small.onnxtxt --print-after decompose-unfold --json").exits(2).says(&["--json"]);
+    folder
+        .run("optimize small.onnxtxt --print-after decompose-unfold --json")
+        .exits(2)
+        .says(&["--json"]);
 }
 
 #[test]
@@ -200,7 +227,10 @@ fn reports_are_json_or_html() {
 fn a_report_that_cannot_be_written_is_refused_before_work() {
     let folder = deberta();
     folder.run("optimize model.onnx --report x.txt").exits(2).says(&["x.txt", ".json or .html"]);
-    folder.run("optimize model.onnx --report none/x.json").exits(2).says(&["none/x.json", "no folder none"]);
+    folder
+        .run("optimize model.onnx --report none/x.json")
+        .exits(2)
+        .says(&["none/x.json", "no folder none"]);
     assert_eq!(folder.files().len(), 1, "the model was not written either");
 }
 
@@ -208,12 +238,18 @@ fn a_report_that_cannot_be_written_is_refused_before_work() {
 fn json_is_one_document() {
     let folder = deberta();
     let optimized = folder.run("optimize model.onnx --json --verify").exits(0).json();
-    assert_eq!((&optimized["schema"], &optimized["verify"]["equal"]), (&"onnxfix.optimize/1".into(), &true.into()));
+    assert_eq!(
+        (&optimized["schema"], &optimized["verify"]["equal"]),
+        (&"onnxfix.optimize/1".into(), &true.into())
+    );
     assert!(optimized["before"]["nodes"].as_u64() > optimized["after"]["nodes"].as_u64());
     assert_eq!(folder.run("verify --json").exits(0).json()["equal"], true);
     let passes = folder.run("passes --json").exits(0).json();
     assert!(passes.as_array().expect("a list").iter().any(|p| p["name"] == "merge-reshapes"));
-    assert_eq!(folder.run("passes --json --explain merge-reshapes").exits(0).json()["name"], "merge-reshapes");
+    assert_eq!(
+        folder.run("passes --json --explain merge-reshapes").exits(0).json()["name"],
+        "merge-reshapes"
+    );
 }
 
 #[test]
@@ -256,10 +292,13 @@ fn printed_text_can_be_read_again() {
 fn a_reader_that_stops_is_no_error() {
     let folder = deberta();
     let mut command = folder.command(&["print", "model.onnx"]);
-    let mut program = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    let mut program =
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
     let mut first = String::new();
     // The reader goes out of scope after one line of far more than a pipe holds.
-    BufReader::with_capacity(64, program.stdout.take().expect("a pipe")).read_line(&mut first).expect("a line");
+    BufReader::with_capacity(64, program.stdout.take().expect("a pipe"))
+        .read_line(&mut first)
+        .expect("a line");
     let done = program.wait_with_output().expect("ends");
     assert!(first.starts_with("# Brief"), "{first}");
     assert_eq!((done.status.code(), String::from_utf8_lossy(&done.stderr).as_ref()), (Some(0), ""));
@@ -269,12 +308,17 @@ fn a_reader_that_stops_is_no_error() {
 fn help_names_the_exit_codes_and_where_to_start() {
     let folder = Folder::new();
     let help = folder.run("--help").exits(0).out;
-    for part in ["Exit codes:", "  2  it could not run", "onnxfix optimize model.onnx\n  onnxfix verify"] {
+    for part in
+        ["Exit codes:", "  2  it could not run", "onnxfix optimize model.onnx\n  onnxfix verify"]
+    {
         assert!(help.contains(part), "{help}");
     }
     for command in ["optimize", "verify", "print", "passes", "atc", "completions"] {
         let lines = folder.run(&format!("{command} --help")).exits(0).out;
-        assert!(lines.contains(&format!("Usage: onnxfix {command}")) && lines.lines().all(|l| l.chars().count() <= 100));
+        assert!(
+            lines.contains(&format!("Usage: onnxfix {command}"))
+                && lines.lines().all(|l| l.chars().count() <= 100)
+        );
     }
     folder.run("").exits(2).says(&["Usage: onnxfix"]);
     folder.run("optimise model.onnx").exits(2).says(&["optimise", "optimize"]);

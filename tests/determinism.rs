@@ -15,13 +15,26 @@ fn a_second_run_gives_the_same_bytes() {
     for path in fixtures() {
         let shape = format!("--input-shape={}", input_shape(&path, [1, 32]));
         // Open dimensions are for targets that leave them open.
-        for flags in [&["--target=ascend310p3", &shape][..], &["--target=portable", &shape], &["--target=portable"]] {
+        for flags in [
+            &["--target=ascend310p3", &shape][..],
+            &["--target=portable", &shape],
+            &["--target=portable"],
+        ] {
             let folder = Folder::with(&path);
             let first = optimize(&folder, "model.onnx", "a.opt.onnx", flags);
             let name = format!("{} {flags:?}", stem(&path));
-            assert!(optimize(&folder, "model.onnx", "b.opt.onnx", flags) == first, "{name}: of one source");
-            assert!(optimize(&folder, "a.opt.onnx", "c.onnx", &flags[..1]) == first, "{name}: of its result");
-            assert!(optimize(&folder, "a.opt.onnx", "a.opt.onnx", &flags[..1]) == first, "{name}: in its place");
+            assert!(
+                optimize(&folder, "model.onnx", "b.opt.onnx", flags) == first,
+                "{name}: of one source"
+            );
+            assert!(
+                optimize(&folder, "a.opt.onnx", "c.onnx", &flags[..1]) == first,
+                "{name}: of its result"
+            );
+            assert!(
+                optimize(&folder, "a.opt.onnx", "a.opt.onnx", &flags[..1]) == first,
+                "{name}: in its place"
+            );
             folder.run("verify a.opt.onnx --samples 1").exits(0);
         }
     }
@@ -32,7 +45,9 @@ fn threads_do_not_change_the_bytes() {
     let folder = Folder::with(&fixture("deberta_v3_tiny.onnx"));
     let outputs = ["1", "7"].map(|threads| {
         let mut command = folder.command(&["optimize", "model.onnx", "-q"]);
-        assert!(command.env("RAYON_NUM_THREADS", threads).output().expect("starts").status.success());
+        assert!(
+            command.env("RAYON_NUM_THREADS", threads).output().expect("starts").status.success()
+        );
         folder.read("model.opt.onnx")
     });
     assert!(outputs[0] == outputs[1]);
@@ -42,16 +57,25 @@ fn threads_do_not_change_the_bytes() {
 fn names_and_order_are_kept() {
     for path in fixtures() {
         let (inputs, outputs) = interface(&load(&path));
-        let names = |typed: &[String]| typed.iter().map(|t| t.split(' ').next().map(str::to_owned)).collect::<Vec<_>>();
+        let names = |typed: &[String]| {
+            typed.iter().map(|t| t.split(' ').next().map(str::to_owned)).collect::<Vec<_>>()
+        };
         let shape = format!("--input-shape={}", input_shape(&path, [2, 16]));
         for target in TARGETS {
             let folder = Folder::with(&path);
             optimize(&folder, "model.onnx", "o.onnx", &["--target", target, &shape]);
             let (new_inputs, new_outputs) = interface(&folder.load("o.onnx"));
-            assert_eq!((names(&new_inputs), names(&new_outputs)), (names(&inputs), names(&outputs)), "{target}");
+            assert_eq!(
+                (names(&new_inputs), names(&new_outputs)),
+                (names(&inputs), names(&outputs)),
+                "{target}"
+            );
             let dtype = if target == "portable" { "int64[2,16]" } else { "int32[2,16]" };
             assert!(new_inputs.iter().all(|i| i.ends_with(dtype)), "{target}: {new_inputs:?}");
-            assert!(new_outputs.iter().all(|o| o.contains(" float[2,")), "{target}: {new_outputs:?}");
+            assert!(
+                new_outputs.iter().all(|o| o.contains(" float[2,")),
+                "{target}: {new_outputs:?}"
+            );
         }
         let folder = Folder::with(&path);
         optimize(&folder, "model.onnx", "o.onnx", &["--target=portable"]);
@@ -65,7 +89,11 @@ fn a_model_in_the_place_of_its_source_says_so() {
     let folder = Folder::with(&path);
     optimize(&folder, "model.onnx", "model.onnx", &[]);
     assert_eq!(folder.files().len(), 1);
-    folder.run("verify model.onnx").exits(2).says(&["model.onnx", "took the place of its source", "--against"]);
+    folder.run("verify model.onnx").exits(2).says(&[
+        "model.onnx",
+        "took the place of its source",
+        "--against",
+    ]);
     folder.run_args(&["verify", "model.onnx", "--against", path.to_str().expect("UTF-8")]).exits(0);
     // Of the result in its place, nothing else is known either.
     optimize(&folder, "model.onnx", "later.onnx", &[]);
@@ -98,7 +126,8 @@ fn metadata_can_be_left_out() {
     let folder = Folder::with(&fixture("deberta_v3_tiny.onnx"));
     optimize(&folder, "model.onnx", "with.onnx", &[]);
     optimize(&folder, "model.onnx", "without.onnx", &["--strip-metadata"]);
-    let marked = |name: &str| folder.load(name).all_nodes().filter(|(_, n)| !n.metadata.is_empty()).count();
+    let marked =
+        |name: &str| folder.load(name).all_nodes().filter(|(_, n)| !n.metadata.is_empty()).count();
     assert!(marked("with.onnx") > 0);
     assert_eq!(marked("without.onnx"), 0);
     folder.run("verify without.onnx").exits(0);

@@ -10,7 +10,19 @@ use serde_json::Value;
 
 /// Operators that compute shapes, positions and masks from shapes: constant once shapes are.
 const OF_SHAPES: &[&str] = &[
-    "Shape", "Size", "Range", "ConstantOfShape", "NonZero", "If", "Loop", "Sign", "Log", "Ceil", "Abs", "Tile", "Expand",
+    "Shape",
+    "Size",
+    "Range",
+    "ConstantOfShape",
+    "NonZero",
+    "If",
+    "Loop",
+    "Sign",
+    "Log",
+    "Ceil",
+    "Abs",
+    "Tile",
+    "Expand",
 ];
 
 /// The essence of a report: everything but times, sizes and names of files.
@@ -27,12 +39,19 @@ fn page(report: &Value) -> String {
         }
     }
     let rows = |title: &str, rows: &mut dyn Iterator<Item = (String, u64)>| {
-        rows.fold(format!("{title}\n"), |text, (name, count)| text + &format!("   {count:>4} {name}\n"))
+        rows.fold(format!("{title}\n"), |text, (name, count)| {
+            text + &format!("   {count:>4} {name}\n")
+        })
     };
     let ops = after["ops"].as_object().expect("a table");
-    page += &rows("operators", &mut ops.iter().map(|(op, n)| (op.clone(), n.as_u64().expect("a number"))));
+    page += &rows(
+        "operators",
+        &mut ops.iter().map(|(op, n)| (op.clone(), n.as_u64().expect("a number"))),
+    );
     let passes = report["passes"].as_array().expect("a list").iter();
-    let counts = passes.map(|p| (p["pass"].as_str().expect("text").to_owned(), p["rewrites"].as_u64().expect("a number")));
+    let counts = passes.map(|p| {
+        (p["pass"].as_str().expect("text").to_owned(), p["rewrites"].as_u64().expect("a number"))
+    });
     page + &rows("rewrites", &mut counts.filter(|(_, n)| *n > 0))
 }
 
@@ -41,7 +60,17 @@ fn optimized(target: &str, shape: [u32; 2]) -> impl Iterator<Item = (String, Val
     fixtures().into_iter().map(move |path| {
         let folder = Folder::with(&path);
         let shape = input_shape(&path, shape);
-        let args = ["optimize", "model.onnx", "-o", "o.onnx", "--json", "--target", target, "--input-shape", &shape];
+        let args = [
+            "optimize",
+            "model.onnx",
+            "-o",
+            "o.onnx",
+            "--json",
+            "--target",
+            target,
+            "--input-shape",
+            &shape,
+        ];
         let report = folder.run_args(&args).exits(0).json();
         (stem(&path), report, folder.load("o.onnx"))
     })
@@ -89,7 +118,10 @@ fn batches_leave_no_shape_arithmetic_either() {
             assert_eq!(report["stop"], "converged", "{name}");
             let dtype = if target == "portable" { "int64" } else { "int32" };
             for input in report["after"]["inputs"].as_array().expect("a list") {
-                assert!(input.as_str().is_some_and(|i| i.ends_with(&format!(" {dtype}[3,32]"))), "{name}: {input}");
+                assert!(
+                    input.as_str().is_some_and(|i| i.ends_with(&format!(" {dtype}[3,32]"))),
+                    "{name}: {input}"
+                );
             }
         }
     }
@@ -99,17 +131,21 @@ fn batches_leave_no_shape_arithmetic_either() {
 #[test]
 fn unfolds_are_slices() {
     for target in TARGETS {
-        for (name, _, model) in optimized(target, [2, 32]).filter(|(name, ..)| name.starts_with("convbert")) {
+        for (name, _, model) in
+            optimized(target, [2, 32]).filter(|(name, ..)| name.starts_with("convbert"))
+        {
             let nine_slices = |id: NodeId| {
                 let makers = model[id].inputs().iter().map(|v| v.and_then(|v| model.producer(v)));
-                let slices = makers.filter(|n| n.is_some_and(|n| model[n].op().is("Slice"))).count();
+                let slices =
+                    makers.filter(|n| n.is_some_and(|n| model[n].op().is("Slice"))).count();
                 model[id].op().is("Concat") && slices == 9
             };
             let by_matrix = |id: NodeId| {
                 let index = model[id].input(1).and_then(|v| model.constant(v));
                 model[id].op().is("Gather") && index.is_some_and(|i| i.dims.len() == 2)
             };
-            let count = |of: &dyn Fn(NodeId) -> bool| model.all_nodes().filter(|&(id, _)| of(id)).count();
+            let count =
+                |of: &dyn Fn(NodeId) -> bool| model.all_nodes().filter(|&(id, _)| of(id)).count();
             assert_eq!(count(&nine_slices), 2, "{name} for {target}: one for each layer");
             assert_eq!(count(&by_matrix), 0, "{name} for {target}");
         }

@@ -21,8 +21,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use onnxfix_ir::{DataType, Tensor};
-use tract_onnx::prelude::{InferenceModelExt, IntoRunnable, TValue, TVec, TypedModel};
-use tract_onnx::tract_hir::internal::{InferenceFact, TypedRunnableModel};
+use tract_onnx::prelude::{DatumType, InferenceModelExt, IntoRunnable, TValue, TVec, TypedModel};
+use tract_onnx::tract_core::floats::FloatPrecisionTranslator;
+use tract_onnx::tract_core::transform::ModelTransform;
+use tract_onnx::tract_hir::internal::{InferenceFact, TractResult, TypedRunnableModel};
 
 pub use error::{EngineError, Missing};
 
@@ -55,7 +57,7 @@ pub struct OutputSpec {
     pub dtype: DataType,
 }
 
-/// How far the model is prepared for speed before it runs.
+/// How the model is prepared before it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Lowering {
     /// Matrix products and the like go to the machine's kernels. Falls back to [`Lowering::Plain`] by itself.
@@ -63,6 +65,9 @@ pub enum Lowering {
     Kernels,
     /// Every operator runs as it was read.
     Plain,
+    /// As [`Lowering::Kernels`], in float16 wherever the model declares float32: constants, sums and all, as an NPU may
+    /// compute it. Inputs and outputs stay float32.
+    Half,
 }
 
 /// What to load.
@@ -74,7 +79,7 @@ pub struct Request<'a> {
     pub inputs: &'a [InputSpec],
     /// Values to return instead of the model's outputs; empty for the outputs. What they do not need is not computed.
     pub outputs: &'a [String],
-    /// How far to prepare.
+    /// How to prepare it.
     pub lowering: Lowering,
 }
 
@@ -86,6 +91,8 @@ pub struct Engine {
     inputs: Vec<InputSpec>,
     /// For every input of the plan, its position in `inputs`.
     order: Vec<usize>,
+    /// The type in which the plan takes each of its inputs.
+    takes: Vec<DatumType>,
     outputs: Vec<OutputSpec>,
 }
 
@@ -138,11 +145,12 @@ impl Engine {
         }
         guarded(|| {
             let mut feeds: TVec<TValue> = TVec::new();
-            for &at in &self.order {
-                feeds.push(tensor::to_tract(&inputs[at])?.into());
+            for (slot, &at) in self.order.iter().enumerate() {
+                feeds.push(tensor::to_tract(&inputs[at], self.takes[slot])?.into());
             }
             let values = self.plan.run(feeds).map_err(|e| EngineError::refused("run", &e))?;
-            values.iter().map(|value| tensor::from_tract(value)).collect()
+            let typed = values.iter().zip(&self.outputs);
+            typed.map(|(value, spec)| tensor::from_tract(value, spec.dtype)).collect()
         })
     }
 }
@@ -204,10 +212,19 @@ fn load(request: &Request<'_>) -> Result<Engine, EngineError> {
         model.set_output_fact(slot, InferenceFact::default()).map_err(refused)?;
     }
 
-    let typed = model.into_typed().map_err(refused)?;
+    let mut typed = model.into_typed().map_err(refused)?;
+    let mut declared = Vec::with_capacity(names.len());
+    for slot in 0..names.len() {
+        let fact = typed.output_fact(slot).map_err(refused)?;
+        declared.push(tensor::from_datum_type(fact.datum_type)?);
+    }
+    if request.lowering == Lowering::Half {
+        let half = FloatPrecisionTranslator::new(DatumType::F32, DatumType::F16);
+        typed = half.transform_into(typed).map_err(refused)?;
+    }
     let plan = match request.lowering {
         Lowering::Plain => plan(typed),
-        Lowering::Kernels => {
+        Lowering::Kernels | Lowering::Half => {
             let mut lowered = typed.clone();
             match lowered.optimize().and_then(|()| lowered.into_runnable()) {
                 Ok(runnable) => Ok(runnable),
@@ -218,12 +235,11 @@ fn load(request: &Request<'_>) -> Result<Engine, EngineError> {
             }
         }
     }?;
-    let mut outputs = Vec::with_capacity(names.len());
-    for (slot, name) in names.into_iter().enumerate() {
-        let fact = plan.model().output_fact(slot).map_err(refused)?;
-        outputs.push(OutputSpec { name, dtype: tensor::from_datum_type(fact.datum_type)? });
-    }
-    Ok(Engine { plan, inputs: request.inputs.to_vec(), order, outputs })
+    let outputs =
+        names.into_iter().zip(declared).map(|(name, dtype)| OutputSpec { name, dtype }).collect();
+    let takes = (0..order.len()).map(|slot| Ok(plan.model().input_fact(slot)?.datum_type));
+    let takes = takes.collect::<TractResult<_>>().map_err(refused)?;
+    Ok(Engine { plan, inputs: request.inputs.to_vec(), order, takes, outputs })
 }
 
 fn plan(model: TypedModel) -> Result<Arc<TypedRunnableModel>, EngineError> {

@@ -45,7 +45,8 @@ pub(super) fn to_shape(dims: &[i64]) -> Result<TVec<usize>, EngineError> {
     shape.ok_or_else(|| EngineError::Dims { dims: dims.to_vec() })
 }
 
-pub(super) fn to_tract(tensor: &Tensor) -> Result<TractTensor, EngineError> {
+/// A tensor for an input that the plan takes as `takes`.
+pub(super) fn to_tract(tensor: &Tensor, takes: DatumType) -> Result<TractTensor, EngineError> {
     let raw = tensor
         .raw()
         .map_err(|e| EngineError::DataType { dtype: format!("{} ({e})", tensor.dtype) })?;
@@ -64,23 +65,17 @@ pub(super) fn to_tract(tensor: &Tensor) -> Result<TractTensor, EngineError> {
         } else {
             bytes.copy_from_slice(&raw);
         }
-        Ok(copy)
+        Ok(if takes == dtype { copy } else { copy.cast_to_dt(takes)?.into_owned() })
     };
     copy().map_err(|e| EngineError::refused("feed", &e))
 }
 
-pub(super) fn from_tract(tensor: &TractTensor) -> Result<Tensor, EngineError> {
+/// An output as the type that the model declares for it.
+pub(super) fn from_tract(tensor: &TractTensor, dtype: DataType) -> Result<Tensor, EngineError> {
     let copy = || -> TractResult<Tensor> {
-        let numbers;
-        let plain = if tensor.datum_type() == DatumType::TDim {
-            numbers = tensor.cast_to::<i64>()?;
-            numbers.as_ref()
-        } else {
-            tensor
-        };
+        let plain = tensor.cast_to_dt(to_datum_type(dtype)?)?;
         let dims: Vec<i64> =
             plain.shape().iter().map(|&d| i64::try_from(d)).collect::<Result<_, _>>()?;
-        let dtype = from_datum_type(plain.datum_type())?;
         let bytes = plain.try_as_plain_ram()?.as_bytes().to_vec();
         Ok(Tensor::from_raw(dtype, &dims, bytes.into())?)
     };

@@ -19,9 +19,6 @@ pub(super) fn default_rtol(dtype: DataType) -> f64 {
     }
 }
 
-/// Two largest values that are closer than this part of the spread are a tie: float32 rounding decides which one wins.
-const TIE: f64 = 1e-6;
-
 /// How one output compares over all samples.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Output {
@@ -91,6 +88,8 @@ pub struct Padding {
 pub(super) struct Limits {
     pub(super) rtol: Option<f64>,
     pub(super) atol: f64,
+    /// Two largest values that are closer than this part of the spread are a tie.
+    pub(super) tie: f64,
     /// Whether numbers at padding count: a sequence that is all padding, and padded positions of token-level outputs.
     pub(super) padding_counts: bool,
 }
@@ -148,7 +147,7 @@ pub(super) fn compare(name: &str, pairs: &[Pair<'_>], limits: Limits) -> Output 
             }
         }
         output.cosine = n.cosine().fold(output.cosine, f64::min);
-        n.argmax(TIE * output.spread, &mut agreement);
+        n.argmax(limits.tie * output.spread, &mut agreement);
         output.not_finite +=
             n.of(What::Skipped).filter(|(_, b, a)| b.is_finite() && !a.is_finite()).count() as u64;
         if n.has_padding() {
@@ -324,7 +323,7 @@ mod tests {
     use super::*;
     use crate::verify::samples::Kind;
 
-    const LIMITS: Limits = Limits { rtol: None, atol: 0.0, padding_counts: true };
+    const LIMITS: Limits = Limits { rtol: None, atol: 0.0, tie: 1e-6, padding_counts: true };
 
     fn rows(kinds: &[Kind]) -> Vec<Row> {
         kinds.iter().map(|&kind| Row { kind, tokens: vec![kind != Kind::Padding; 4] }).collect()

@@ -46,6 +46,12 @@ pub use weights::{Changed, Difference, Weights};
 /// Metadata key of an optimized model: the target it was made for.
 pub const TARGET: &str = "onnxfix.target";
 
+/// Two largest values that are closer than this part of the spread are a tie: float32 rounding decides which one wins.
+const TIE: f64 = 1e-6;
+
+/// Largest difference, relative to the spread, of a model that computes in 16-bit floats.
+const HALF_RTOL: f64 = 5e-2;
+
 /// A model to compare.
 #[derive(Debug, Clone)]
 pub struct Subject {
@@ -72,11 +78,21 @@ pub struct Options {
     pub shapes: Vec<InputShape>,
     /// Numbers for symbolic dimensions.
     pub dims: Vec<DimBinding>,
+    /// Also run the optimized model in 16-bit floats: whether its numbers stay finite and near those of the source.
+    pub half: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { samples: 8, seed: 0, rtol: None, atol: 0.0, shapes: Vec::new(), dims: Vec::new() }
+        Options {
+            samples: 8,
+            seed: 0,
+            rtol: None,
+            atol: 0.0,
+            shapes: Vec::new(),
+            dims: Vec::new(),
+            half: false,
+        }
     }
 }
 
@@ -203,10 +219,19 @@ pub fn verify(
     report.runs = Some(Runs::new(&samples, &inputs, &dims, options.seed));
 
     let context = Context { before, after, dims: &dims, samples: &samples, options };
-    let mut outputs = context.outputs(Lowering::Kernels, progress, &mut report)?;
-    if outputs.iter().any(|o| !o.equal) || !report.interface.is_empty() {
+    let mut source = context.run(Side::Before, Lowering::Kernels, progress, &mut report)?;
+    let ours = context.run(Side::After, Lowering::Kernels, progress, &mut report)?;
+    let mut outputs = context.compare(&source, &ours, context.limits(), &mut report);
+    if outputs.iter().any(|o| !o.equal) {
         // A kernel of the engine could be what is wrong: the answer "different" wants a second opinion.
-        outputs = context.outputs(Lowering::Plain, progress, &mut report)?;
+        source = context.run(Side::Before, Lowering::Plain, progress, &mut report)?;
+        let ours = context.run(Side::After, Lowering::Plain, progress, &mut report)?;
+        outputs = context.compare(&source, &ours, context.limits(), &mut report);
+    }
+    if options.half {
+        let ours = context.run(Side::After, Lowering::Half, progress, &mut report)?;
+        let limits = Limits { rtol: Some(HALF_RTOL), tie: HALF_RTOL, ..context.limits() };
+        report.half = Some(context.compare(&source, &ours, limits, &mut report));
     }
     if let Some(worst) = outputs.iter().find(|o| !o.equal) {
         progress(Step::Locate);
@@ -226,45 +251,8 @@ struct Context<'a> {
 }
 
 impl Context<'_> {
-    /// Runs both models and compares their outputs.
-    fn outputs(
-        &self,
-        lowering: Lowering,
-        progress: &dyn Fn(Step),
-        report: &mut Report,
-    ) -> Result<Vec<Output>, VerifyError> {
-        let after = self.side(Side::After, lowering, progress, report)?;
-        let before = self.side(Side::Before, lowering, progress, report)?;
-        let target = self.after.model.header.metadata.iter().find(|(key, _)| key == TARGET);
-        let limits = Limits {
-            rtol: self.options.rtol,
-            atol: self.options.atol,
-            padding_counts: target.is_none_or(|(_, target)| target == "portable"),
-        };
-        let mut outputs = Vec::new();
-        for (slot, name) in interface::outputs(&self.before.model).iter().enumerate() {
-            let pairs: Vec<Pair<'_>> = self
-                .samples
-                .iter()
-                .zip(before.iter().zip(&after))
-                .filter_map(|(s, (b, a))| {
-                    Some(Pair { before: b.get(slot)?, after: a.get(slot)?, rows: &s.rows })
-                })
-                .collect();
-            if let Some(change) =
-                pairs.iter().find_map(|p| interface::result(name, p.before, p.after))
-            {
-                if !report.interface.contains(&change) {
-                    report.interface.push(change);
-                }
-                continue;
-            }
-            outputs.push(compare::compare(name, &pairs, limits));
-        }
-        Ok(outputs)
-    }
-
-    fn side(
+    /// The outputs of one model for every sample.
+    fn run(
         &self,
         side: Side,
         lowering: Lowering,
@@ -278,6 +266,44 @@ impl Context<'_> {
         report.note(note);
         progress(Step::Run(side));
         runner.run_all(self.samples).map_err(failed)
+    }
+
+    fn limits(&self) -> Limits {
+        let target = self.after.model.header.metadata.iter().find(|(key, _)| key == TARGET);
+        Limits {
+            rtol: self.options.rtol,
+            atol: self.options.atol,
+            tie: TIE,
+            padding_counts: target.is_none_or(|(_, target)| target == "portable"),
+        }
+    }
+
+    /// Compares the outputs of both models; one that has another type is noted as a change of the interface.
+    fn compare(
+        &self,
+        before: &[Vec<Tensor>],
+        after: &[Vec<Tensor>],
+        limits: Limits,
+        report: &mut Report,
+    ) -> Vec<Output> {
+        let mut outputs = Vec::new();
+        for (slot, name) in interface::outputs(&self.before.model).iter().enumerate() {
+            let pairs: Vec<Pair<'_>> = self
+                .samples
+                .iter()
+                .zip(before.iter().zip(after))
+                .filter_map(|(s, (b, a))| {
+                    Some(Pair { before: b.get(slot)?, after: a.get(slot)?, rows: &s.rows })
+                })
+                .collect();
+            let change = pairs.iter().find_map(|p| interface::result(name, p.before, p.after));
+            match change {
+                None => outputs.push(compare::compare(name, &pairs, limits)),
+                Some(change) if report.interface.contains(&change) => {}
+                Some(change) => report.interface.push(change),
+            }
+        }
+        outputs
     }
 }
 

@@ -33,6 +33,8 @@ pub struct Report {
     pub runs: Option<Runs>,
     /// The outputs.
     pub outputs: Vec<Output>,
+    /// The outputs of the optimized model in 16-bit floats against those of the source, if that was asked for.
+    pub half: Option<Vec<Output>>,
     /// The first value that differs, when an output does.
     pub first_difference: Option<FirstDifference>,
     /// What else there is to know.
@@ -134,6 +136,7 @@ impl Report {
             inputs: Vec::new(),
             runs: None,
             outputs: Vec::new(),
+            half: None,
             first_difference: None,
             notes: Vec::new(),
         }
@@ -148,7 +151,7 @@ impl Report {
         self.equal = self.interface.is_empty()
             && self.weights.changed.is_empty()
             && !self.outputs.is_empty()
-            && self.outputs.iter().all(|o| o.equal);
+            && self.outputs.iter().chain(self.half.iter().flatten()).all(|o| o.equal);
         self
     }
 
@@ -169,7 +172,10 @@ impl Report {
             line(&mut text, "runs", &runs.to_string());
         }
         for output in &self.outputs {
-            output_text(&mut text, output);
+            output_text(&mut text, "output", output);
+        }
+        for output in self.half.iter().flatten() {
+            output_text(&mut text, "in float16", output);
         }
         if let Some(first) = &self.first_difference {
             line(&mut text, "first", &first.to_string());
@@ -226,7 +232,7 @@ fn size(bytes: u64) -> String {
     }
 }
 
-fn output_text(text: &mut String, output: &Output) {
+fn output_text(text: &mut String, label: &str, output: &Output) {
     let Output { name, dtype, dims, max_difference, spread, relative, tolerance, cosine, .. } =
         output;
     let mark = if output.equal { "" } else { "✗ " };
@@ -249,7 +255,7 @@ fn output_text(text: &mut String, output: &Output) {
     if output.not_finite > 0 {
         parts.push(format!("{} elements NaN or infinite on one side only", output.not_finite));
     }
-    line(text, "output", &format!("{mark}{name} {dtype}{dims:?}: {}", parts.join(", ")));
+    line(text, label, &format!("{mark}{name} {dtype}{dims:?}: {}", parts.join(", ")));
     if let Some(padding) = &output.padding {
         let counts = if padding.counts { "" } else { ", which does not count for this target" };
         let lost = if padding.not_finite > 0 {

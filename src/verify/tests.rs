@@ -457,3 +457,39 @@ fn the_json_says_what_the_text_says() {
     assert_eq!(json["inputs"][0]["is"], "ids");
     assert!(report.text().starts_with("DIFFERENT"));
 }
+
+#[test]
+fn relative_positions_off_by_one_are_caught() {
+    let (before, mut after) = optimized("deberta_v3_tiny.onnx", &[1, 32]);
+    let model = &mut after.model;
+    let gathers: Vec<NodeId> =
+        model.nodes(model.root()).filter(|&n| model[n].op().is("GatherElements")).collect();
+    for gather in gathers {
+        let indices =
+            model[gather].input(1).and_then(|v| model[v].tensor()).expect("constant").clone();
+        let shifted =
+            indices.to_ints().expect("integers").iter().map(|&i| (i - 1).max(0)).collect();
+        let mut shifted = Tensor::new::<i64>(&indices.dims, shifted);
+        mark(&mut shifted);
+        // A name that the source does not have: nothing to recompute, only the numbers can tell.
+        let name = model.fresh_name("planted");
+        let value = model.add_initializer(model.root(), name, Arc::new(shifted));
+        model.set_input(gather, 1, Some(value));
+    }
+    let report = report(&before, &after);
+    assert!(report.weights.changed.is_empty() && !report.outputs[0].equal, "{}", report.text());
+}
+
+#[test]
+fn sixteen_bits_show_a_mask_that_overflows() {
+    let half = |name: &str| {
+        let subject = fixture(name);
+        let options = Options { half: true, ..Options::default() };
+        let report = verify(&subject, &subject, &options, &|_| {}).expect("an answer");
+        assert!(report.outputs[0].equal, "{}", report.text());
+        report
+    };
+    // The mask of this export is the smallest float32, minus infinity in 16 bits: padding attends to nothing at all.
+    let report = half("deberta_v3_tiny.onnx");
+    assert!(!report.equal && report.half.expect("asked for")[0].not_finite > 0);
+}

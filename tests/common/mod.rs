@@ -42,7 +42,10 @@ pub(crate) fn data(path: &str) -> Option<PathBuf> {
     if !path.exists() {
         #[expect(clippy::print_stderr, reason = "says that something was not tested")]
         {
-            eprintln!("skipped: {} is not there; ONNXFIX_DATA names the data folder", path.display());
+            eprintln!(
+                "skipped: {} is not there; ONNXFIX_DATA names the data folder",
+                path.display()
+            );
         }
         return None;
     }
@@ -59,7 +62,9 @@ pub(crate) fn load(path: &Path) -> Model {
 pub(crate) fn interface(model: &Model) -> (Vec<String>, Vec<String>) {
     let root = &model[model.root()];
     let typed = |ids: &[ValueId]| {
-        ids.iter().map(|&v| format!("{} {}", model[v].name(), model[v].ty.as_ref().expect("a type"))).collect()
+        ids.iter()
+            .map(|&v| format!("{} {}", model[v].name(), model[v].ty.as_ref().expect("a type")))
+            .collect()
     };
     (typed(root.inputs()), typed(root.outputs()))
 }
@@ -118,7 +123,8 @@ impl Folder {
                 if path.is_dir() {
                     folders.push(path);
                 } else {
-                    let name = path.strip_prefix(self.0.path()).expect("is below").to_string_lossy();
+                    let name =
+                        path.strip_prefix(self.0.path()).expect("is below").to_string_lossy();
                     files.insert(name.into_owned(), fs::read(&path).expect("a file"));
                 }
             }
@@ -143,7 +149,11 @@ impl Folder {
     /// The program in this folder, ready to start.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_onnxfix"));
-        command.args(args).current_dir(self.0.path()).stdin(Stdio::null()).env_remove("ONNXFIX_LOG");
+        command
+            .args(args)
+            .current_dir(self.0.path())
+            .stdin(Stdio::null())
+            .env_remove("ONNXFIX_LOG");
         command
     }
 }
@@ -160,6 +170,10 @@ pub(crate) struct Ran {
 }
 
 impl Ran {
+    pub(crate) fn code(&self) -> i32 {
+        self.code
+    }
+
     /// Fails unless the program ended with this code.
     #[track_caller]
     pub(crate) fn exits(self, code: i32) -> Ran {
@@ -179,6 +193,7 @@ impl Ran {
     /// stdout as JSON.
     #[track_caller]
     pub(crate) fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("onnxfix {}: {e}: {}", self.args, self.out))
+        serde_json::from_str(&self.out)
+            .unwrap_or_else(|e| panic!("onnxfix {}: {e}: {}", self.args, self.out))
     }
 }

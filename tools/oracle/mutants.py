@@ -45,7 +45,7 @@ KINDS = (
 # Smaller tensors are shape vectors, scalars and the like.
 LARGE = 64
 
-# The classifier alone, or an attention layer: how far a scale may be from its Softmax.
+# How far the node with a layer's scale may be from the layer's Softmax.
 MOST_STEPS_TO_SOFTMAX = 12
 
 ROW = "{:<36} {:<22} {:<44} {:>9}  {}"
@@ -135,8 +135,10 @@ def dropped_taps(pair: Pair) -> Iterator[Mutant]:
     for place, node in enumerate(structure.unfold_concats(pair.after.graph)):
         model = pair.copy()
         concat = structure.unfold_concats(model.graph)[place]
-        concat.input[1] = concat.input[0]
-        yield Mutant("dropped tap", f"{node.output[0]}, slice 1", model)
+        # In front of its middle, the window of the first token holds only padding, and the classifier reads that token.
+        dropped = len(concat.input) // 2 + 1
+        concat.input[dropped] = concat.input[dropped - 1]
+        yield Mutant("dropped tap", f"{node.output[0]}, slice {dropped}", model)
 
 
 def missing_scales(pair: Pair) -> Iterator[Mutant]:

@@ -373,7 +373,25 @@ mod tests {
             "g (float[6,2] x) => (float[4,3,2] y) <int64[4,3] i = {0, 1, 2, 1, 2, 3, 2, 3, 4, 3, 4, 5}>
              { y = Gather <axis = 0> (x, i) }",
         );
-        insta::assert_snapshot!(after, @"");
+        insta::assert_snapshot!(after, @r"
+        g (float[6,2] x) => (float[4,3,2] y) <
+           int64[4,3] i = {0, 1, 2, 1, 2, 3, 2, 3, 4, 3, 4, 5},
+           int64[1] y_const = {0},
+           int64[1] y_const_1 = {4},
+           int64[1] y_const_2 = {1},
+           int64[1] y_const_3 = {5},
+           int64[1] y_const_4 = {2},
+           int64[1] y_const_5 = {6},
+           int64[3] y_const_6 = {3, 4, 2}
+        > {
+           y_Slice = Slice (x, y_const, y_const_1, y_const)
+           y_Slice_1 = Slice (x, y_const_2, y_const_3, y_const)
+           y_Slice_2 = Slice (x, y_const_4, y_const_5, y_const)
+           y_Concat = Concat <axis: int = 0> (y_Slice, y_Slice_1, y_Slice_2)
+           y_Reshape = Reshape (y_Concat, y_const_6)
+           y = Transpose <perm: ints = [1, 0, 2]> (y_Reshape)
+        }
+        ");
     }
 
     #[test]
@@ -388,7 +406,31 @@ mod tests {
                 y = Concat <axis = 3> (p, q, r)
              }",
         );
-        insta::assert_snapshot!(after, @"");
+        insta::assert_snapshot!(after, @r"
+        g (float[1,6,2] x) => (float[1,4,2,3] y) <
+           int64[1] zero = {0},
+           int64[1] one = {1},
+           int64[1] two = {2},
+           int64[1] three = {3},
+           int64[1] four = {4},
+           int64[1] five = {5},
+           int64[1] six = {6},
+           int64[1] y_const = {0},
+           int64[1] y_const_1 = {4},
+           int64[1] y_const_2 = {1},
+           int64[1] y_const_3 = {5},
+           int64[1] y_const_4 = {2},
+           int64[1] y_const_5 = {6},
+           int64[4] y_const_6 = {1, 3, 4, 2}
+        > {
+           y_Slice = Slice (x, y_const, y_const_1, y_const_2)
+           y_Slice_1 = Slice (x, y_const_2, y_const_3, y_const_2)
+           y_Slice_2 = Slice (x, y_const_4, y_const_5, y_const_2)
+           y_Concat = Concat <axis: int = 1> (y_Slice, y_Slice_1, y_Slice_2)
+           y_Reshape = Reshape (y_Concat, y_const_6)
+           y = Transpose <perm: ints = [0, 2, 3, 1]> (y_Reshape)
+        }
+        ");
     }
 
     #[test]
