@@ -150,7 +150,7 @@ fn a_residual_that_is_its_own_branch() {
     for name in MODELS {
         caught_by_numbers(name, |model| {
             let computed = |v: Option<ValueId>| v.is_some_and(|v| model.producer(v).is_some());
-            let sums = nodes(model, "Add").into_iter();
+            let mut sums = nodes(model, "Add").into_iter();
             let sum = sums
                 .rfind(|&n| model[n].inputs().iter().all(|&v| computed(v)))
                 .expect("a residual");

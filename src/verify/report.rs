@@ -193,9 +193,8 @@ impl Report {
         let mut parts =
             vec![format!("{unchanged} unchanged bit for bit ({})", size(*unchanged_bytes))];
         if *made > 0 {
-            parts.push(format!(
-                "{made} made by passes, {recomputed} of them recomputed from the source"
-            ));
+            let whose = if *unmarked { "new" } else { "made by passes" };
+            parts.push(format!("{made} {whose}, {recomputed} of them recomputed from the source"));
         }
         if *gone > 0 {
             parts.push(format!("{gone} gone"));
@@ -205,7 +204,7 @@ impl Report {
             line(
                 text,
                 "",
-                "no node says which pass made it, so any constant that is new was taken for made",
+                "no node says which pass made it, so nothing says which constants may be new",
             );
         }
         for changed in changed.iter().take(SHOWN) {

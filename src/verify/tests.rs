@@ -438,10 +438,7 @@ fn a_model_that_the_engine_cannot_run_is_not_verified() {
     );
     let subject = subject("model", model);
     let error = verify(&subject, &subject, &Options::default(), &|_| {}).expect_err("no answer");
-    assert_eq!(
-        error.to_string(),
-        r#"not verified: the optimized model "model" cannot be run on the CPU"#
-    );
+    assert_eq!(error.to_string(), r#"not verified: the source "model" cannot be run on the CPU"#);
 }
 
 #[test]

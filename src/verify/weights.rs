@@ -329,6 +329,10 @@ pub(super) fn recomputed(name: &str, before: &Tensor, after: &Tensor) -> Option<
 }
 
 fn shown(tensor: &Tensor, at: usize) -> String {
+    // A float32 has fewer digits than the float64 it fits into.
+    if let Ok(elements) = tensor.elements::<f32>() {
+        return elements.get(at).map(|x| format!("{x:e}")).unwrap_or_default();
+    }
     let ints = || tensor.to_ints().and_then(|v| v.get(at).map(i64::to_string));
     let floats = || tensor.to_floats().and_then(|v| v.get(at).map(|x| format!("{x:e}")));
     ints().or_else(floats).unwrap_or_else(|| "?".to_owned())

@@ -123,15 +123,17 @@ def _padding_id(reached: list, stored: dict[str, onnx.TensorProto]) -> int | Non
 
 
 def batches(inputs: list[Input], seed: int, least_rows: int = 24, most_rows: int = 120) -> list[dict]:
-    """Seeded batches with every padding pattern, long enough to use each row of the vocabulary where that is few.
+    """Seeded batches with every padding pattern, and with every id where that takes no more than `most_rows`.
 
     Every row has at least one real token.
     """
     batch, seq = inputs[0].shape
     rng = numpy.random.default_rng(seed)
     decks = {entry.name: _Deck(entry, rng) for entry in inputs if entry.role == "ids"}
+    # With padding, a row uses about half of its tokens. A vocabulary that is out of reach is sampled instead.
+    within_reach = [deck for deck in decks.values() if len(deck.ids) <= most_rows * seq // 2]
     found, rows = [], 0
-    while rows < least_rows or (rows < most_rows and not all(deck.is_used_up() for deck in decks.values())):
+    while rows < least_rows or (rows < most_rows and not all(deck.is_used_up() for deck in within_reach)):
         # A batch of one would otherwise meet only the first pattern.
         keep = [_kept(PATTERNS[(rows + row) % len(PATTERNS)], seq, rng) for row in range(batch)]
         found.append(_batch(inputs, numpy.array(keep), decks, rng))

@@ -71,8 +71,17 @@ pub(super) fn take(
 
 /// Indices counted from the front.
 fn normal_indices(indices: &Tensor, len: i64) -> Result<Vec<usize>, EvalError> {
-    let indices = index_elements(indices)?;
-    indices.iter().map(|&i| normal_index(i, len)).collect()
+    // What is still negative becomes larger than any length.
+    let normal = |i: i64| (if i < 0 { i.saturating_add(len) } else { i }) as usize;
+    let places: Vec<usize> = match indices.dtype {
+        DataType::Int64 => indices.elements::<i64>()?.iter().map(|&i| normal(i)).collect(),
+        DataType::Int32 => indices.elements::<i32>()?.iter().map(|&i| normal(i.into())).collect(),
+        _ => index_elements(indices)?.into_iter().map(normal).collect(),
+    };
+    match places.iter().position(|&place| place >= len as usize) {
+        None => Ok(places),
+        Some(at) => Err(outside(index_elements(indices)?[at], len)),
+    }
 }
 
 fn index_elements(indices: &Tensor) -> Result<Vec<i64>, EvalError> {
@@ -80,16 +89,16 @@ fn index_elements(indices: &Tensor) -> Result<Vec<i64>, EvalError> {
     if !indices.dtype.is_integer() {
         return Err(EvalError::invalid(format!("indices are {}", indices.dtype)));
     }
-    Ok(indices.to_ints().ok_or(crate::TensorError::NotLoaded)?)
+    indices.to_ints().ok_or(EvalError::Unsupported("indices of this type"))
 }
 
 fn normal_index(index: i64, len: i64) -> Result<usize, EvalError> {
     let i = if index < 0 { index.saturating_add(len) } else { index };
-    if (0..len).contains(&i) {
-        Ok(i as usize)
-    } else {
-        Err(EvalError::invalid(format!("index {index} is outside of an axis of {len}")))
-    }
+    if (0..len).contains(&i) { Ok(i as usize) } else { Err(outside(index, len)) }
+}
+
+fn outside(index: i64, len: i64) -> EvalError {
+    EvalError::invalid(format!("index {index} is outside of an axis of {len}"))
 }
 
 fn gather(cx: &InferCx<'_>) -> Inferred {
