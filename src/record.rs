@@ -104,7 +104,11 @@ fn same_file(a: &Path, b: &Path) -> bool {
 
 /// The path of a file as seen from a folder, with `/` between its parts.
 fn relative(file: &Path, folder: &Path) -> Result<String> {
-    let file = file.canonicalize().with_context(|| format!("{}", file.display()))?;
+    let within = self::folder(file);
+    let name = file.file_name().with_context(|| format!("{} names no file", file.display()))?;
+    // Links on the way are followed, but not the file itself: a download cache keeps a model under its real name as a
+    // link to a file named by its hash, with the external data beside the link.
+    let file = within.canonicalize().with_context(|| format!("{}", within.display()))?.join(name);
     let folder = folder.canonicalize().with_context(|| format!("{}", folder.display()))?;
     let (file, folder): (Vec<_>, Vec<_>) = (file.components().collect(), folder.components().collect());
     let common = file.iter().zip(&folder).take_while(|(a, b)| a == b).count();

@@ -29,7 +29,12 @@ pub fn is_text(path: &Path) -> bool {
 pub fn read(path: &Path, options: &LoadOptions) -> Result<Input> {
     let at = || format!("{}", path.display());
     let input = if is_text(path) {
-        let text = std::fs::read_to_string(path).with_context(at)?;
+        let bytes = std::fs::read(path).with_context(at)?;
+        let text = String::from_utf8(bytes).map_err(|e| {
+            let byte = e.utf8_error().valid_up_to();
+            anyhow!("is not ONNX text: byte {byte} is no UTF-8; the name of a model in protobuf ends in .onnx")
+        });
+        let text = text.with_context(at)?;
         let model = text::parse(&text)
             .map_err(|e| anyhow!("line {}, column {}\n{}", e.line, e.column, e.render(&text)))
             .with_context(at)?;

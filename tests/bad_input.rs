@@ -62,7 +62,7 @@ fn files_that_are_no_models() {
         ("cut.onnx", "ends at byte"),
         ("start.onnx", "ends at byte"),
         ("end.onnx", "ends at byte"),
-        ("pointer.onnx", "it is text"),
+        ("pointer.onnx", "it is a pointer of Git LFS"),
         ("folder.onnx", "is a directory"),
         ("missing.onnx", "no such file"),
         ("none/missing.onnx", "no such file"),
@@ -110,12 +110,14 @@ fn damaged_files_do_not_crash() {
 
 #[test]
 fn text_that_is_no_model() {
-    let folder = Folder::new();
+    let folder = convbert();
+    fs::copy(folder.path("model.onnx"), folder.path("binary.onnxtxt")).expect("was written");
+    refused(&folder, &["print", "binary.onnxtxt"], &["binary.onnxtxt", "is not ONNX text"]);
     folder.write("m.onnxtxt", "<ir_version: 8, opset_import: [\"\" : 13]>\ng (float[2] x) => (float[2] y) {\n   y = Relu (z)\n}\n");
     refused(
         &folder,
         &["optimize", "m.onnxtxt"],
-        &["m.onnxtxt: line 3, column 13", "3 |    y = Relu (z)", "`z`"],
+        &["m.onnxtxt: line 3, column 14", "3 |    y = Relu (z)", "`z`"],
     );
 }
 
@@ -141,7 +143,7 @@ fn input_shapes_that_do_not_fit() {
         ("input_ids:1,32;input_ids:1,32", &["--input-shape", "\"input_ids\" is given two shapes"]),
         // A Reshape of the sequence does not go with these.
         (
-            "input_ids:1,32;attention_mask:1,16",
+            "input_ids:1,32;attention_mask:1,16;token_type_ids:1,32",
             &["model.onnx", "contradicts itself", "node \"/model/convbert"],
         ),
     ] {
@@ -204,6 +206,8 @@ fn outputs_that_cannot_be_written() {
     refused(&folder, &optimize("folder"), &["folder", "is a directory"]);
     refused(&folder, &optimize("."), &["is a directory"]);
     refused(&folder, &optimize("model.onnx/out.onnx"), &["no folder model.onnx"]);
+    refused(&folder, &optimize("new/"), &["new/", "is a directory"]);
+    refused(&folder, &optimize("out.onnxtxt"), &["out.onnxtxt", "end in .onnx"]);
     refused(&folder, &optimize(""), &["--output"]);
 }
 
@@ -271,9 +275,9 @@ fn external_data_is_read() {
 fn external_data_that_is_missing_or_short() {
     let folder = external();
     folder.write("model.onnx.data", [0; 100]);
-    optimize_refused(&folder, &[], &["model.onnx.data has 100 bytes", "2048", "`w`"]);
+    optimize_refused(&folder, &[], &["model.onnx.data has 100 bytes", "2048", "initializer \"w\""]);
     fs::remove_file(folder.path("model.onnx.data")).expect("was written");
-    optimize_refused(&folder, &[], &["model.onnx.data", "o such file", "`w`"]);
+    optimize_refused(&folder, &[], &["model.onnx.data", "o such file", "initializer \"w\""]);
     refused(&folder, &["print", "model.onnx"], &["model.onnx.data", "o such file"]);
 }
 
@@ -285,7 +289,11 @@ fn external_data_outside_of_the_folder() {
     let folder = external();
     for location in ["../secret1.data", "/tmp/secret.dat", "in/../../se.bin"] {
         relocate(&folder, "model.onnx.data", location);
-        optimize_refused(&folder, &[], &[location, "outside of the model's folder", "`w`"]);
+        optimize_refused(
+            &folder,
+            &[],
+            &[location, "outside of the model's folder", "initializer \"w\""],
+        );
         relocate(&folder, location, "model.onnx.data");
     }
     #[cfg(unix)]

@@ -59,6 +59,9 @@ fn atc_wants_a_static_model() {
         "\"input_ids\" [batch,32]",
         "onnxfix optimize",
     ]);
+    folder.run_args(&["optimize", "model.onnx", "-o", "my model.onnx"]).exits(0);
+    let quoted = "--model=\"my model.onnx\" --output=\"my model\"";
+    folder.run_args(&["atc", "my model.onnx"]).exits(2).says(&[quoted]);
     folder.run("atc gone.onnx").exits(2).says(&["gone.onnx", "no such file"]);
 }
 

@@ -121,6 +121,22 @@ fn a_source_that_changed_is_not_compared_with() {
     folder.run("verify --against copy.onnx").exits(0);
 }
 
+/// A download cache has links to files that are named by their hashes.
+#[cfg(unix)]
+#[test]
+fn a_source_behind_a_link_is_recorded_by_the_name_of_the_link() {
+    let folder = Folder::with(&fixture("deberta_v3_tiny.onnx"));
+    std::fs::rename(folder.path("model.onnx"), folder.path("0badc0de")).expect("was written");
+    std::os::unix::fs::symlink(folder.path("0badc0de"), folder.path("model.onnx")).expect("a link");
+    optimize(&folder, "model.onnx", "model.opt.onnx", &[]);
+    let verified = folder.run("verify").exits(0);
+    assert!(
+        verified.out.starts_with("equal      model.opt.onnx and model.onnx\n"),
+        "{}",
+        verified.out
+    );
+}
+
 #[test]
 fn metadata_can_be_left_out() {
     let folder = Folder::with(&fixture("deberta_v3_tiny.onnx"));

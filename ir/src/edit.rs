@@ -1,4 +1,5 @@
 //! The one writer of def-use edges: both sides of an edge change together or not at all.
+#![expect(clippy::cast_possible_truncation, reason = "a slot counts inputs of one node, which are fewer than 2^32")]
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -403,7 +404,8 @@ impl Model {
             for (from, to) in old.outputs.iter().zip(self.nodes[copy].outputs.clone()) {
                 if let (Some(from), Some(to)) = (from, to) {
                     map.insert(*from, Some(to));
-                    self.values[to].ty = self.values[*from].ty.clone();
+                    let ty = self.values[*from].ty.clone();
+                    self.values[to].ty = ty;
                 }
             }
         }

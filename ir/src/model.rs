@@ -400,6 +400,9 @@ impl Index<GraphId> for Model {
 
 impl Model {
     /// The model's own graph.
+    ///
+    /// # Panics
+    /// Never: every constructor makes a root graph.
     #[must_use]
     pub fn root(&self) -> GraphId {
         self.root.expect("every constructor makes a root graph")

@@ -114,6 +114,7 @@ pub trait Element: Copy + PartialEq + Send + Sync + 'static {
     /// Packs elements without a copy.
     fn into_raw(elements: Vec<Self>) -> Bytes;
     /// Reads an element of `int32_data`.
+    #[must_use]
     fn from_i32(_: i32) -> Option<Self> {
         None
     }
@@ -152,7 +153,7 @@ macro_rules! elements {
 // `int32_data` holds small integers by value and 16-bit floats by bit pattern; truncation takes the low bits of both.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the low bits are what the format defines")]
 mod element_impls {
-    use super::*;
+    use super::{Bytes, Cow, DataType, Element, Numbers, bf16, f16};
     elements! {
         f32 = Float, |_i| None;
         f64 = Double, |_i| None;

@@ -214,7 +214,7 @@ impl Shape {
     /// Whether the number of elements is known to be zero.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.iter().any(|d| *d == Dim::Fixed(0))
+        self.0.contains(&Dim::Fixed(0))
     }
 }
 

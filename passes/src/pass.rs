@@ -17,7 +17,7 @@ pub trait Pass: Documented + Sync {
     fn run(&self, model: &mut Model, cx: &mut PassCx<'_>) -> Result<Changed, PassError>;
 }
 
-/// Implemented by [`declare_pass!`](crate::declare_pass).
+/// Implemented by `declare_pass!`.
 pub trait Documented {
     /// Name, group and page of the pass.
     fn info(&self) -> &'static PassInfo;
@@ -103,12 +103,11 @@ impl fmt::Display for Numerics {
 /// Declares a pass: its type, its name and its page.
 ///
 /// The page is the doc comment. Its `## Before` and `## After` are run as a test.
-#[macro_export]
 macro_rules! declare_pass {
     ($(#[doc = $doc:literal])* pub $ty:ident = $name:literal, $group:ident, $numerics:expr) => {
         $(#[doc = $doc])*
         #[derive(Debug, Clone, Copy)]
-        pub struct $ty;
+        pub(crate) struct $ty;
 
         impl $crate::Documented for $ty {
             fn info(&self) -> &'static $crate::PassInfo {
@@ -124,6 +123,8 @@ macro_rules! declare_pass {
         }
     };
 }
+
+pub(crate) use declare_pass;
 
 /// Whether a pass changed the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -217,7 +218,7 @@ pub enum PassError {
     #[error(transparent)]
     Shape(#[from] crate::ShapeError),
     /// There is no pass of that name.
-    #[error("there is no pass {name:?}{}", did_you_mean(.near))]
+    #[error("there is no pass {name:?}{}", did_you_mean(.near.as_ref()))]
     Unknown {
         /// What the user typed.
         name: String,
@@ -241,7 +242,7 @@ pub enum PassError {
     },
 }
 
-fn did_you_mean(near: &Option<&'static str>) -> String {
+fn did_you_mean(near: Option<&&'static str>) -> String {
     match near {
         Some(near) => format!("; did you mean {near}? `onnxfix passes` lists them all"),
         None => "; `onnxfix passes` lists them all".into(),

@@ -1,4 +1,5 @@
 //! A rewrite as a value: what a match wants done, before anything is done.
+#![expect(clippy::cast_possible_truncation, reason = "a patch makes fewer than 2^32 nodes")]
 
 use std::sync::Arc;
 

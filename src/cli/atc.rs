@@ -28,9 +28,12 @@ pub(crate) fn run(args: &Args) -> Result<Verdict> {
     ensure_static(&input.model).with_context(|| format!("atc {}", path.display()))?;
     let shown = path.display().to_string();
     let om = shown.trim_end_matches(".onnx");
+    let quoted = |text: &str| if text.contains(' ') { format!("\"{text}\"") } else { text.to_owned() };
     bail!(
         "this version does not run ATC; with CANN installed, compile {shown} by\n  \
-         atc --framework=5 --model={shown} --output={om} --soc_version={} --input_format=ND --input_shape=\"{}\"",
+         atc --framework=5 --model={} --output={} --soc_version={} --input_format=ND --input_shape=\"{}\"",
+        quoted(&shown),
+        quoted(om),
         args.soc,
         input_shapes(&input.model)
     )

@@ -101,6 +101,9 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
     for (flag, path) in [("--output", &args.output), ("--report", &args.report)] {
         path.as_deref().map_or(Ok(()), |path| ensure_place(flag, path))?;
     }
+    if is_text(&target_path) {
+        bail!("--output {}: what is written is no text; let the name end in .onnx", target_path.display());
+    }
     let (options, pipeline) = plan(args)?;
 
     let progress = Progress::start(out, format!("read {}", args.model.display()));
@@ -173,7 +176,7 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
 
 /// Refuses a path that no file can be written to, before any work is done.
 fn ensure_place(flag: &str, path: &Path) -> Result<()> {
-    if path.is_dir() {
+    if path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/") {
         bail!("{flag} {}: is a directory, not a file", path.display());
     }
     match path.parent() {
@@ -236,7 +239,7 @@ fn say(args: &Args, out: &Output, report: &Report) -> Result<()> {
         }
     }
     for stats in &report.passes.passes {
-        tracing::info!(pass = stats.pass, rewrites = stats.rewrites, ms = stats.time.as_secs_f64() * 1e3);
+        tracing::info!(pass = stats.pass, rewrites = stats.rewrites, ms = format_args!("{:.1}", stats.time.as_secs_f64() * 1e3));
     }
     Ok(())
 }

@@ -25,6 +25,7 @@ impl Output {
     ///
     /// # Errors
     /// When nobody reads it any more.
+    #[expect(clippy::unused_self, reason = "results go where notes go: through the handle that commands get")]
     pub(crate) fn result(self, text: &str) -> Result<()> {
         let mut out = io::stdout().lock();
         out.write_all(text.as_bytes())?;
@@ -58,8 +59,17 @@ impl Output {
     }
 
     /// Why the command could not run.
+    #[expect(clippy::unused_self, reason = "errors are said however quiet the rest is")]
     pub(crate) fn error(self, err: &anyhow::Error) {
-        eprintln!("onnxfix: {err:#}");
+        let mut text = String::new();
+        for cause in err.chain().map(ToString::to_string) {
+            // Errors that tell their cause themselves are followed by it once more.
+            if !text.ends_with(&cause) {
+                text += if text.is_empty() { "" } else { ": " };
+                text += &cause;
+            }
+        }
+        eprintln!("onnxfix: {text}");
     }
 }
 

@@ -1,5 +1,7 @@
 //! `onnxfix passes`
 
+use std::fmt::Write as _;
+
 use anyhow::Result;
 use onnxfix_passes::{PASSES, PassInfo, find};
 use serde::Serialize;
@@ -51,15 +53,16 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
         return Ok(Verdict::Clean);
     }
     let width = entries.iter().map(|e| e.info.name.len()).max().unwrap_or(0);
+    // Writing to a String cannot fail.
     let mut text = String::new();
     let mut group = None;
     for entry in &entries {
         if group != Some(entry.info.group) {
             group = Some(entry.info.group);
-            text += &format!("{}\n", entry.info.group);
+            let _ok = writeln!(text, "{}", entry.info.group);
         }
         let only = if entry.targets.len() == 1 { format!(" [{} only]", entry.targets[0]) } else { String::new() };
-        text += &format!("  {:width$}  {}{only}\n", entry.info.name, entry.summary);
+        let _ok = writeln!(text, "  {:width$}  {}{only}", entry.info.name, entry.summary);
     }
     out.result(&text)?;
     Ok(Verdict::Clean)

@@ -7,7 +7,7 @@ use onnxfix_passes::{Options, ShapeError, parse_dim, parse_input_shapes};
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Shapes")]
 pub(crate) struct Shapes {
-    /// Shapes of inputs, in ATC's syntax: "input_ids:1,256;attention_mask:1,256". May be repeated.
+    /// Shapes of inputs, in ATC's syntax: "ids:1,256;mask:1,256". May be repeated.
     #[arg(long = "input-shape", alias = "shape", value_name = "NAME:DIMS")]
     input_shape: Vec<String>,
 

@@ -142,7 +142,7 @@ impl Report {
         let count = |s: &Summary, op: &str| s.ops.get(op).copied().unwrap_or(0);
         let mut rows: Vec<(&str, usize, usize)> =
             names.map(|op| (op.as_str(), count(&self.before, op), count(&self.after, op))).collect();
-        rows.sort();
+        rows.sort_unstable();
         rows.dedup();
         rows.retain(|(_, a, b)| a != b);
         rows.sort_by_key(|&(op, a, b)| (std::cmp::Reverse(a.abs_diff(b)), op));

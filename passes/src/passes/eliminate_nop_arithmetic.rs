@@ -39,16 +39,14 @@ impl Rewrite for EliminateNopArithmetic {
 
     fn try_rewrite(&self, m: &Model, root: NodeId) -> Result<Patch, Miss> {
         let (a, b, y) = (input(m, root, 0)?, input(m, root, 1)?, output(m, root)?);
-        let is = |v: ValueId, n: f64| uniform(m, v).is_some_and(|x| x == n);
+        let zero = |v: ValueId| uniform(m, v).is_some_and(|x| x.abs() < f64::MIN_POSITIVE);
+        let one = |v: ValueId| uniform(m, v).is_some_and(|x| x.to_bits() == 1.0_f64.to_bits());
         let kept = match m[root].op().name.as_str() {
-            "Add" | "Or" if is(b, 0.0) => a,
-            "Add" | "Or" if is(a, 0.0) => b,
-            "Mul" | "And" if is(b, 1.0) => a,
-            "Mul" | "And" if is(a, 1.0) => b,
-            "Sub" if is(b, 0.0) => a,
-            "Div" | "Pow" if is(b, 1.0) => a,
-            "Where" if is(a, 1.0) => b,
-            "Where" if is(a, 0.0) => input(m, root, 2)?,
+            "Add" | "Or" | "Sub" if zero(b) => a,
+            "Mul" | "And" | "Div" | "Pow" if one(b) => a,
+            "Add" | "Or" if zero(a) => b,
+            "Mul" | "And" | "Where" if one(a) => b,
+            "Where" if zero(a) => input(m, root, 2)?,
             _ => return Err(Miss::NoMatch),
         };
         if !same_shape(m, kept, y)? {

@@ -1,6 +1,6 @@
 //! fold-constants
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use onnxfix_ir::infer::{Known, evaluate_node};
@@ -67,14 +67,13 @@ impl Pass for FoldConstants {
             }
             changed = true;
             let key = (model[value].graph(), Arc::as_ptr(&tensor));
-            match firsts.get(&key) {
-                Some(&first) => model.replace_uses(value, first),
-                None => {
-                    firsts.insert(key, value);
-                    let constant_node = model.producer(value).is_some_and(|n| model[n].op().is("Constant"));
-                    let tensor = if constant_node { tensor } else { marked(&tensor) };
-                    model.make_initializer(value, tensor);
-                }
+            if let Some(&first) = firsts.get(&key) {
+                model.replace_uses(value, first);
+            } else {
+                firsts.insert(key, value);
+                let constant_node = model.producer(value).is_some_and(|n| model[n].op().is("Constant"));
+                let tensor = if constant_node { tensor } else { marked(&tensor) };
+                model.make_initializer(value, tensor);
             }
         }
         remove_unused(model, &sweep);
@@ -192,7 +191,7 @@ fn choose(model: &Model, sweep: &Sweep, cx: &mut PassCx<'_>) -> Vec<ValueId> {
     let mut budget = cx.fold_budget.saturating_add(freed(model, sweep));
     let start = budget;
     let mut kept: Vec<ValueId> = Vec::new();
-    let mut paid: HashMap<*const Tensor, ()> = HashMap::new();
+    let mut paid: HashSet<*const Tensor> = HashSet::new();
     let mut seen: SideTable<onnxfix_ir::Value, ()> = SideTable::new();
     let mut stays: Vec<(NodeId, u64)> = Vec::new();
     let mut stack: Vec<ValueId> = needed.into_iter().rev().collect();
@@ -205,7 +204,7 @@ fn choose(model: &Model, sweep: &Sweep, cx: &mut PassCx<'_>) -> Vec<ValueId> {
             continue;
         }
         let moved = model[node].op().is("Constant");
-        let cost = if moved || paid.contains_key(&Arc::as_ptr(tensor)) { 0 } else { tensor.byte_len() };
+        let cost = if moved || paid.contains(&Arc::as_ptr(tensor)) { 0 } else { tensor.byte_len() };
         // A graph output is given by a node: a constant that is an output itself is more than many readers expect.
         if model.is_output(value) || cost > budget {
             if cost > budget {
@@ -215,7 +214,7 @@ fn choose(model: &Model, sweep: &Sweep, cx: &mut PassCx<'_>) -> Vec<ValueId> {
             continue;
         }
         budget -= cost;
-        paid.insert(Arc::as_ptr(tensor), ());
+        paid.insert(Arc::as_ptr(tensor));
         kept.push(value);
     }
     cx.fold_budget = cx.fold_budget.saturating_sub(start.saturating_sub(budget));
