@@ -33,7 +33,9 @@ impl Record {
     /// The record in a model, if it has one.
     #[must_use]
     pub fn of(model: &Model) -> Option<Record> {
-        let get = |key: &str| model.header.metadata.iter().find(|(k, _)| k == key).map(|(_, v)| v.clone());
+        let get = |key: &str| {
+            model.header.metadata.iter().find(|(k, _)| k == key).map(|(_, v)| v.clone())
+        };
         Some(Record {
             path: get(PATH)?,
             size: get(SIZE)?.parse().ok()?,
@@ -110,7 +112,8 @@ fn relative(file: &Path, folder: &Path) -> Result<String> {
     // link to a file named by its hash, with the external data beside the link.
     let file = within.canonicalize().with_context(|| format!("{}", within.display()))?.join(name);
     let folder = folder.canonicalize().with_context(|| format!("{}", folder.display()))?;
-    let (file, folder): (Vec<_>, Vec<_>) = (file.components().collect(), folder.components().collect());
+    let (file, folder): (Vec<_>, Vec<_>) =
+        (file.components().collect(), folder.components().collect());
     let common = file.iter().zip(&folder).take_while(|(a, b)| a == b).count();
     let up = folder[common..].iter().map(|_| Component::ParentDir);
     let path: PathBuf = up.chain(file[common..].iter().copied()).collect();

@@ -46,7 +46,11 @@ pub fn read(path: &Path, options: &LoadOptions) -> Result<Input> {
     };
     let broken = check(&input.model);
     if let Some(first) = broken.first() {
-        let more = if broken.len() > 1 { format!(" ({} findings in all)", broken.len()) } else { String::new() };
+        let more = if broken.len() > 1 {
+            format!(" ({} findings in all)", broken.len())
+        } else {
+            String::new()
+        };
         return Err(anyhow!("is not well formed: {first}{more}")).with_context(at);
     }
     Ok(input)
@@ -60,7 +64,10 @@ pub fn ensure_unchanged(files: &[Source]) -> Result<()> {
     for file in files {
         let unchanged = file.is_unchanged().with_context(|| format!("{}", file.path.display()))?;
         if !unchanged {
-            return Err(anyhow!("{} changed while it was being read; run again once it is complete", file.path.display()));
+            return Err(anyhow!(
+                "{} changed while it was being read; run again once it is complete",
+                file.path.display()
+            ));
         }
     }
     Ok(())

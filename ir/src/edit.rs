@@ -1,5 +1,8 @@
 //! The one writer of def-use edges: both sides of an edge change together or not at all.
-#![expect(clippy::cast_possible_truncation, reason = "a slot counts inputs of one node, which are fewer than 2^32")]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "a slot counts inputs of one node, which are fewer than 2^32"
+)]
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -116,7 +119,8 @@ impl Model {
         if let Def::Initializer(tensor) = &def
             && self.values[value].ty.is_none()
         {
-            self.values[value].ty = Some(Type::Tensor(TensorType::new(tensor.dtype, Shape::fixed(&tensor.dims))));
+            self.values[value].ty =
+                Some(Type::Tensor(TensorType::new(tensor.dtype, Shape::fixed(&tensor.dims))));
         }
         if matches!(def, Def::Initializer(_) | Def::Sparse(_)) {
             let graph = self.values[value].graph;
@@ -131,7 +135,10 @@ impl Model {
     /// When the value is no initializer, or the type differs: the caller looked at both.
     pub fn set_tensor(&mut self, value: ValueId, tensor: Arc<Tensor>) {
         let old = self.values[value].tensor().expect("an initializer");
-        assert!(old.dtype == tensor.dtype && old.dims == tensor.dims, "type of an initializer stays");
+        assert!(
+            old.dtype == tensor.dtype && old.dims == tensor.dims,
+            "type of an initializer stays"
+        );
         self.values[value].def = Def::Initializer(tensor);
     }
 
@@ -183,7 +190,8 @@ impl Model {
         }
         for (slot, name) in outputs.into_iter().enumerate() {
             let slot = slot as u32;
-            let value = name.map(|name| self.add_value(graph, name, Def::Node { node, slot }, None));
+            let value =
+                name.map(|name| self.add_value(graph, name, Def::Node { node, slot }, None));
             self.nodes[node].outputs.push(value);
         }
         let bodies: Vec<GraphId> = self.nodes[node].attrs.graphs().map(|(_, g)| g).collect();
@@ -227,7 +235,8 @@ impl Model {
     }
 
     fn unlink(&mut self, node: NodeId) {
-        let (graph, prev, next) = (self.nodes[node].graph, self.nodes[node].prev, self.nodes[node].next);
+        let (graph, prev, next) =
+            (self.nodes[node].graph, self.nodes[node].prev, self.nodes[node].next);
         match prev {
             Some(prev) => self.nodes[prev].next = next,
             None => self.graphs[graph].first = next,
@@ -342,7 +351,8 @@ impl Model {
     pub fn list_value_info(&mut self, graph: GraphId) -> bool {
         let nodes: Vec<NodeId> = self.nodes(graph).collect();
         let outputs = nodes.iter().flat_map(|&n| self.nodes[n].outputs.iter().flatten().copied());
-        let list: Vec<ValueId> = outputs.filter(|&v| self.values[v].ty.is_some() && !self.is_output(v)).collect();
+        let list: Vec<ValueId> =
+            outputs.filter(|&v| self.values[v].ty.is_some() && !self.is_output(v)).collect();
         let changed = self.graphs[graph].value_info != list;
         self.graphs[graph].value_info = list;
         changed
@@ -351,16 +361,34 @@ impl Model {
     /// Copies the nodes and initializers of `body` into `graph` before `before`. Reads of the body's inputs become
     /// reads of `args`, references to attributes of a function become those of `call`. Returns the values that the
     /// body's outputs became.
-    pub fn copy_body(&mut self, body: GraphId, graph: GraphId, before: NodeId, args: &[Option<ValueId>], call: &Attrs) -> Vec<ValueId> {
+    pub fn copy_body(
+        &mut self,
+        body: GraphId,
+        graph: GraphId,
+        before: NodeId,
+        args: &[Option<ValueId>],
+        call: &Attrs,
+    ) -> Vec<ValueId> {
         let mut map: HashMap<ValueId, Option<ValueId>> = HashMap::new();
         for (slot, &input) in self.graphs[body].inputs.clone().iter().enumerate() {
             map.insert(input, args.get(slot).copied().flatten());
         }
         self.copy_into(body, graph, Some(before), &mut map, call);
-        self.graphs[body].outputs.iter().map(|v| map.get(v).copied().flatten().unwrap_or(*v)).collect()
+        self.graphs[body]
+            .outputs
+            .iter()
+            .map(|v| map.get(v).copied().flatten().unwrap_or(*v))
+            .collect()
     }
 
-    fn copy_into(&mut self, body: GraphId, graph: GraphId, before: Option<NodeId>, map: &mut HashMap<ValueId, Option<ValueId>>, call: &Attrs) {
+    fn copy_into(
+        &mut self,
+        body: GraphId,
+        graph: GraphId,
+        before: Option<NodeId>,
+        map: &mut HashMap<ValueId, Option<ValueId>>,
+        call: &Attrs,
+    ) {
         for v in self.graphs[body].initializers.clone() {
             if let Def::Initializer(tensor) = self.values[v].def.clone() {
                 let name = self.fresh_name(&self.values[v].name);
@@ -371,9 +399,16 @@ impl Model {
         for node in nodes {
             let old = self.nodes[node].clone();
             // A value from outside of the body stays what it is.
-            let inputs = old.inputs.iter().map(|i| i.and_then(|v| map.get(&v).copied().unwrap_or(Some(v)))).collect();
-            let outputs: Vec<Option<Name>> =
-                old.outputs.iter().map(|o| o.map(|v| self.fresh_name(&self.values[v].name))).collect();
+            let inputs = old
+                .inputs
+                .iter()
+                .map(|i| i.and_then(|v| map.get(&v).copied().unwrap_or(Some(v))))
+                .collect();
+            let outputs: Vec<Option<Name>> = old
+                .outputs
+                .iter()
+                .map(|o| o.map(|v| self.fresh_name(&self.values[v].name)))
+                .collect();
             let mut attrs = Attrs::default();
             for mut attr in old.attrs.0 {
                 if let crate::AttrValue::Ref(name, _) = &attr.value {
@@ -386,16 +421,23 @@ impl Model {
             }
             // Bodies are copied once their captures have been.
             let bodies: Vec<GraphId> = attrs.graphs().map(|(_, g)| g).collect();
-            let copies: Vec<GraphId> = bodies.iter().map(|&g| self.copy_graph(g, map, call)).collect();
+            let copies: Vec<GraphId> =
+                bodies.iter().map(|&g| self.copy_graph(g, map, call)).collect();
             let mut copies = copies.into_iter();
             for attr in &mut attrs.0 {
                 match &mut attr.value {
                     crate::AttrValue::Graph(g) => *g = copies.next().unwrap_or(*g),
-                    crate::AttrValue::Graphs(gs) => gs.iter_mut().for_each(|g| *g = copies.next().unwrap_or(*g)),
+                    crate::AttrValue::Graphs(gs) => {
+                        gs.iter_mut().for_each(|g| *g = copies.next().unwrap_or(*g))
+                    }
                     _ => {}
                 }
             }
-            let copy = self.add_node(graph, before, NewNode { op: old.op, name: old.name, inputs, outputs, attrs });
+            let copy = self.add_node(
+                graph,
+                before,
+                NewNode { op: old.op, name: old.name, inputs, outputs, attrs },
+            );
             let new = &mut self.nodes[copy];
             new.doc_string = old.doc_string;
             new.metadata = old.metadata;
@@ -411,7 +453,12 @@ impl Model {
         }
     }
 
-    fn copy_graph(&mut self, graph: GraphId, map: &mut HashMap<ValueId, Option<ValueId>>, call: &Attrs) -> GraphId {
+    fn copy_graph(
+        &mut self,
+        graph: GraphId,
+        map: &mut HashMap<ValueId, Option<ValueId>>,
+        call: &Attrs,
+    ) -> GraphId {
         let copy = self.graphs.push(Graph {
             name: self.graphs[graph].name.clone(),
             doc_string: self.graphs[graph].doc_string.clone(),
@@ -441,8 +488,11 @@ impl Model {
         let of_model = |&graph: &GraphId| self.outermost(graph) == self.root();
         let graphs: Vec<GraphId> = self.graphs().filter(of_model).collect();
         for graph in graphs {
-            let made = self.nodes(graph).flat_map(|node| self.nodes[node].outputs.iter().copied().flatten());
-            let listed = made.filter(|&v| self.values[v].ty.is_some() && !self.is_output(v)).collect();
+            let made = self
+                .nodes(graph)
+                .flat_map(|node| self.nodes[node].outputs.iter().copied().flatten());
+            let listed =
+                made.filter(|&v| self.values[v].ty.is_some() && !self.is_output(v)).collect();
             self.graphs[graph].value_info = listed;
         }
     }
@@ -497,7 +547,8 @@ impl Model {
         while let Some(last) = self.graphs[graph].last {
             self.remove_node(last);
         }
-        let rest: Vec<ValueId> = self.values.iter().filter(|(_, v)| v.graph == graph).map(|(id, _)| id).collect();
+        let rest: Vec<ValueId> =
+            self.values.iter().filter(|(_, v)| v.graph == graph).map(|(id, _)| id).collect();
         for value in rest {
             self.drop_value(value);
         }
@@ -584,7 +635,9 @@ impl NodeMut<'_> {
         &mut self.0.overload
     }
     /// Device configurations.
-    pub fn device_configurations(&mut self) -> &mut Vec<crate::proto::NodeDeviceConfigurationProto> {
+    pub fn device_configurations(
+        &mut self,
+    ) -> &mut Vec<crate::proto::NodeDeviceConfigurationProto> {
         &mut self.0.device_configurations
     }
 }

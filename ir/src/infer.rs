@@ -8,7 +8,10 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::op::{EvalCx, EvalError, InferCx, InferError, Input, NodeCx, Types};
-use crate::{Def, Dim, GraphId, Model, Name, NodeId, Shape, SideTable, Tensor, TensorType, Type, Value, ValueId};
+use crate::{
+    Def, Dim, GraphId, Model, Name, NodeId, Shape, SideTable, Tensor, TensorType, Type, Value,
+    ValueId,
+};
 
 /// Constants of at most this many bytes are evaluated on the way: shape operands are far smaller.
 const SMALL: u64 = 64 << 10;
@@ -67,15 +70,19 @@ pub fn infer_node(model: &Model, node: NodeId, known: &Known) -> Result<Types, I
         .iter()
         .map(|&slot| match slot {
             None => Input::default(),
-            Some(v) => {
-                Input { present: true, ty: model[v].ty.as_ref(), tensor: known.get(model, v).map(Arc::as_ref) }
-            }
+            Some(v) => Input {
+                present: true,
+                ty: model[v].ty.as_ref(),
+                tensor: known.get(model, v).map(Arc::as_ref),
+            },
         })
         .collect();
     let bodies: Vec<(Name, Types)> = n
         .attrs
         .graphs()
-        .map(|(name, body)| (name.clone(), model[body].outputs().iter().map(|&v| model[v].ty.clone()).collect()))
+        .map(|(name, body)| {
+            (name.clone(), model[body].outputs().iter().map(|&v| model[v].ty.clone()).collect())
+        })
         .collect();
     let node_cx = NodeCx { attrs: &n.attrs, version, outputs: n.outputs().len() };
     let mut types = (def.infer)(&InferCx { node: node_cx, inputs: &inputs, bodies: &bodies })?;
@@ -128,7 +135,8 @@ fn shape_of(model: &Model, node: NodeId) -> Option<Tensor> {
     let shape = model[n.input(0)?].shape()?;
     if n.op().is("Shape") {
         let rank = shape.rank() as i64;
-        let clamp = |i: i64| usize::try_from(if i < 0 { i + rank } else { i }.clamp(0, rank)).unwrap_or(0);
+        let clamp =
+            |i: i64| usize::try_from(if i < 0 { i + rank } else { i }.clamp(0, rank)).unwrap_or(0);
         let start = clamp(n.attrs.int("start").unwrap_or(0));
         let end = clamp(n.attrs.int("end").unwrap_or(rank));
         let part = shape.0.get(start..end.max(start))?;
@@ -147,7 +155,9 @@ pub fn merge(declared: Option<&Type>, inferred: Option<Type>) -> Option<Type> {
     match (declared, inferred) {
         (Some(Type::Tensor(old)), Some(Type::Tensor(new))) if old.dtype == new.dtype => {
             let shape = match (&old.shape, new.shape) {
-                (Some(a), Some(b)) if a.rank() == b.rank() => Some(a.0.iter().zip(b.0).map(|(a, b)| more_known(a, b)).collect()),
+                (Some(a), Some(b)) if a.rank() == b.rank() => {
+                    Some(a.0.iter().zip(b.0).map(|(a, b)| more_known(a, b)).collect())
+                }
                 (Some(a), None) => Some(a.clone()),
                 (_, b) => b,
             };
@@ -175,7 +185,11 @@ pub fn infer(model: &mut Model) -> Result<bool, Contradiction> {
     infer_graph(model, model.root(), &mut Known::new())
 }
 
-fn infer_graph(model: &mut Model, graph: GraphId, known: &mut Known) -> Result<bool, Contradiction> {
+fn infer_graph(
+    model: &mut Model,
+    graph: GraphId,
+    known: &mut Known,
+) -> Result<bool, Contradiction> {
     let mut changed = false;
     let mut next = model[graph].first;
     while let Some(node) = next {
@@ -195,7 +209,11 @@ fn infer_graph(model: &mut Model, graph: GraphId, known: &mut Known) -> Result<b
 ///
 /// # Errors
 /// When its inputs contradict each other.
-pub fn infer_and_evaluate(model: &mut Model, node: NodeId, known: &mut Known) -> Result<bool, Contradiction> {
+pub fn infer_and_evaluate(
+    model: &mut Model,
+    node: NodeId,
+    known: &mut Known,
+) -> Result<bool, Contradiction> {
     let contradiction =
         |model: &Model, error| Contradiction { node, node_name: model.describe(node), error };
     let types = infer_node(model, node, known).map_err(|e| contradiction(model, e))?;

@@ -37,12 +37,16 @@ pub use hash::content_hash;
 pub use id::{Arena, Id, SideTable};
 pub use load::{LoadError, LoadOptions, LoadWarning, Loaded, from_bytes, from_proto, load};
 pub use map::Source;
-pub use model::{Def, Function, Graph, GraphId, Header, Model, Node, NodeId, Op, Opset, Use, Value, ValueExtra, ValueId};
+pub use model::{
+    Def, Function, Graph, GraphId, Header, Model, Node, NodeId, Op, Opset, Use, Value, ValueExtra,
+    ValueId,
+};
 pub use name::Name;
 pub use place::Place;
 pub use sort::{Cycle, sort};
 pub use store::{
-    ExternalData, StoreError, StoreOptions, Stored, store, to_proto, type_to_proto, value_to_proto, write_to,
+    ExternalData, StoreError, StoreOptions, Stored, store, to_proto, type_to_proto, value_to_proto,
+    write_to,
 };
 pub use tensor::{Element, External, Tensor, TensorData, TensorError, TensorExtra};
 pub use types::{DataType, Dim, Shape, TensorType, Type};

@@ -502,7 +502,9 @@ impl Model {
     #[must_use]
     pub fn opset(&self, graph: GraphId, domain: &str) -> Option<i64> {
         let version = |opsets: &[Opset]| {
-            let found = opsets.iter().find(|o| op::normal_domain(o.domain.as_deref().unwrap_or("")) == domain)?;
+            let found = opsets
+                .iter()
+                .find(|o| op::normal_domain(o.domain.as_deref().unwrap_or("")) == domain)?;
             found.version
         };
         let outermost = self.outermost(graph);

@@ -151,7 +151,11 @@ macro_rules! elements {
 }
 
 // `int32_data` holds small integers by value and 16-bit floats by bit pattern; truncation takes the low bits of both.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the low bits are what the format defines")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the low bits are what the format defines"
+)]
 mod element_impls {
     use super::{Bytes, Cow, DataType, Element, Numbers, bf16, f16};
     elements! {
@@ -191,7 +195,12 @@ impl Tensor {
     #[must_use]
     pub fn new<T: Element>(dims: &[i64], elements: Vec<T>) -> Tensor {
         assert_eq!(dims.iter().product::<i64>(), elements.len() as i64, "elements of {dims:?}");
-        Tensor { dtype: T::DTYPE, dims: dims.to_vec(), data: TensorData::Raw(T::into_raw(elements)), extra: None }
+        Tensor {
+            dtype: T::DTYPE,
+            dims: dims.to_vec(),
+            data: TensorData::Raw(T::into_raw(elements)),
+            extra: None,
+        }
     }
 
     /// A tensor of rank 0.
@@ -227,7 +236,8 @@ impl Tensor {
     /// # Errors
     /// When a dimension is negative or the product overflows.
     pub fn len(&self) -> Result<u64, TensorError> {
-        let product = self.dims.iter().try_fold(1u64, |n, &d| n.checked_mul(u64::try_from(d).ok()?));
+        let product =
+            self.dims.iter().try_fold(1u64, |n, &d| n.checked_mul(u64::try_from(d).ok()?));
         product.ok_or_else(|| TensorError::Dims(self.dims.clone()))
     }
 
@@ -264,10 +274,15 @@ impl Tensor {
                 Ok(())
             } else {
                 let size = dtype.bits().max(8) / 8;
-                Err(TensorError::Length { dtype, have: have as u64 * size, need: need_elements.saturating_mul(size) })
+                Err(TensorError::Length {
+                    dtype,
+                    have: have as u64 * size,
+                    need: need_elements.saturating_mul(size),
+                })
             }
         };
-        let wrong_field = || Err(TensorError::Length { dtype, have: 0, need: need.clone().unwrap_or(0) });
+        let wrong_field =
+            || Err(TensorError::Length { dtype, have: 0, need: need.clone().unwrap_or(0) });
         match &self.data {
             TensorData::Raw(raw) => length(raw.len() as u64, need?),
             TensorData::External(e) => match &e.bytes {
@@ -285,7 +300,9 @@ impl Tensor {
                 _ => wrong_field(),
             },
             TensorData::Int64(v) if dtype == DataType::Int64 => scaled(v.len(), 1),
-            TensorData::Uint64(v) if matches!(dtype, DataType::Uint32 | DataType::Uint64) => scaled(v.len(), 1),
+            TensorData::Uint64(v) if matches!(dtype, DataType::Uint32 | DataType::Uint64) => {
+                scaled(v.len(), 1)
+            }
             TensorData::Int32(v) => match dtype.bits() {
                 // Packed types put the elements of one byte into one entry.
                 bits @ (2 | 4) => {
@@ -334,7 +351,9 @@ impl Tensor {
     pub fn raw(&self) -> Result<Cow<'_, [u8]>, TensorError> {
         Ok(match &self.data {
             TensorData::Raw(raw) => Cow::Borrowed(raw),
-            TensorData::External(e) => Cow::Borrowed(e.bytes.as_ref().ok_or(TensorError::NotLoaded)?),
+            TensorData::External(e) => {
+                Cow::Borrowed(e.bytes.as_ref().ok_or(TensorError::NotLoaded)?)
+            }
             TensorData::Float(v) => Cow::Borrowed(bytemuck::cast_slice(v)),
             TensorData::Double(v) => Cow::Borrowed(bytemuck::cast_slice(v)),
             TensorData::Int64(v) => Cow::Borrowed(bytemuck::cast_slice(v)),
@@ -345,10 +364,15 @@ impl Tensor {
             TensorData::Uint64(v) => Cow::Borrowed(bytemuck::cast_slice(v)),
             TensorData::Int32(v) => {
                 let width = usize::try_from(self.dtype.bits().div_ceil(8)).unwrap_or(4);
-                Cow::Owned(v.iter().flat_map(|&n| n.to_le_bytes().into_iter().take(width)).collect())
+                Cow::Owned(
+                    v.iter().flat_map(|&n| n.to_le_bytes().into_iter().take(width)).collect(),
+                )
             }
             TensorData::String(_) => {
-                return Err(TensorError::DataType { want: DataType::Uint8, have: DataType::String });
+                return Err(TensorError::DataType {
+                    want: DataType::Uint8,
+                    have: DataType::String,
+                });
             }
         })
     }
@@ -380,7 +404,9 @@ impl Tensor {
             DataType::Uint16 => widen::<u16>(self),
             DataType::Uint32 => widen::<u32>(self),
             DataType::Bool => widen::<bool>(self),
-            DataType::Uint64 => self.elements::<u64>().ok()?.iter().map(|&e| i64::try_from(e).ok()).collect(),
+            DataType::Uint64 => {
+                self.elements::<u64>().ok()?.iter().map(|&e| i64::try_from(e).ok()).collect()
+            }
             _ => None,
         }
     }

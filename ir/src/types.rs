@@ -97,8 +97,8 @@ impl DataType {
     #[must_use]
     pub fn is_float(self) -> bool {
         use DataType::{
-            Bfloat16, Double, Float, Float4E2m1, Float8E4m3fn, Float8E4m3fnuz, Float8E5m2, Float8E5m2fnuz,
-            Float8E8m0, Float16,
+            Bfloat16, Double, Float, Float4E2m1, Float8E4m3fn, Float8E4m3fnuz, Float8E5m2,
+            Float8E5m2fnuz, Float8E8m0, Float16,
         };
         matches!(
             self,
@@ -118,10 +118,22 @@ impl DataType {
     /// Whether this is a signed or unsigned integer type (bool is not).
     #[must_use]
     pub fn is_integer(self) -> bool {
-        use DataType::{Int2, Int4, Int8, Int16, Int32, Int64, Uint2, Uint4, Uint8, Uint16, Uint32, Uint64};
+        use DataType::{
+            Int2, Int4, Int8, Int16, Int32, Int64, Uint2, Uint4, Uint8, Uint16, Uint32, Uint64,
+        };
         matches!(
             self,
-            Int2 | Int4 | Int8 | Int16 | Int32 | Int64 | Uint2 | Uint4 | Uint8 | Uint16 | Uint32 | Uint64
+            Int2 | Int4
+                | Int8
+                | Int16
+                | Int32
+                | Int64
+                | Uint2
+                | Uint4
+                | Uint8
+                | Uint16
+                | Uint32
+                | Uint64
         )
     }
 }

@@ -21,7 +21,8 @@ impl OpKey {
         if !def.class.pure || n.attrs.graphs().next().is_some() {
             return None;
         }
-        let mut inputs: SmallVec<[usize; 3]> = n.inputs().iter().map(|v| v.map_or(0, &id)).collect();
+        let mut inputs: SmallVec<[usize; 3]> =
+            n.inputs().iter().map(|v| v.map_or(0, &id)).collect();
         if is_commutative(def.name) {
             inputs.sort_unstable();
         }
@@ -44,7 +45,10 @@ impl OpKey {
 
 /// Operators whose inputs may change places without changing a bit of the result.
 fn is_commutative(op: &str) -> bool {
-    matches!(op, "Add" | "Mul" | "And" | "Or" | "Xor" | "Equal" | "BitwiseAnd" | "BitwiseOr" | "BitwiseXor")
+    matches!(
+        op,
+        "Add" | "Mul" | "And" | "Or" | "Xor" | "Equal" | "BitwiseAnd" | "BitwiseOr" | "BitwiseXor"
+    )
 }
 
 fn push_value(key: &mut Vec<u8>, value: &AttrValue) -> Option<()> {

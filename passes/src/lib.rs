@@ -14,10 +14,13 @@ mod shapes;
 #[cfg(test)]
 mod testing;
 
-pub use pass::{Changed, Documented, Group, Miss, MissAt, Note, Numerics, Pass, PassCx, PassError, PassInfo, unmet};
+pub(crate) use pass::declare_pass;
+pub use pass::{
+    Changed, Documented, Group, Miss, MissAt, Note, Numerics, Pass, PassCx, PassError, PassInfo,
+    unmet,
+};
+pub(crate) use patch::replace_node;
 pub use patch::{Operand, PROVENANCE, Patch, attrs};
 pub use pipeline::{Observer, Options, PASSES, PassStats, Pipeline, Report, Stop, find, run};
 pub use rewrite::Rewrite;
-pub(crate) use pass::declare_pass;
-pub(crate) use patch::replace_node;
 pub use shapes::{DimBinding, InputShape, ShapeError, parse_dim, parse_input_shapes};

@@ -71,7 +71,10 @@ pub(crate) fn same_shape(m: &Model, a: ValueId, b: ValueId) -> Result<bool, Miss
     if a.0.iter().zip(&b.0).all(|(x, y)| x.same(y)) {
         return Ok(true);
     }
-    let differ = a.0.iter().zip(&b.0).any(|(x, y)| matches!((x, y), (Dim::Fixed(x), Dim::Fixed(y)) if x != y));
+    let differ =
+        a.0.iter()
+            .zip(&b.0)
+            .any(|(x, y)| matches!((x, y), (Dim::Fixed(x), Dim::Fixed(y)) if x != y));
     if differ { Ok(false) } else { unmet(format!("shapes {a} and {b} are not known to be equal")) }
 }
 
@@ -95,7 +98,9 @@ pub(crate) fn uniform(m: &Model, value: ValueId) -> Option<f64> {
     if tensor.byte_len() > 1 << 16 {
         return None;
     }
-    let all = tensor.to_floats().or_else(|| Some(tensor.to_ints()?.into_iter().map(|i| i as f64).collect()))?;
+    let all = tensor
+        .to_floats()
+        .or_else(|| Some(tensor.to_ints()?.into_iter().map(|i| i as f64).collect()))?;
     let first = *all.first()?;
     all.iter().all(|&x| x.to_bits() == first.to_bits()).then_some(first)
 }

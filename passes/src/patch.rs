@@ -102,15 +102,24 @@ impl Patch {
     pub fn slice(&mut self, x: Operand, axis: i64, start: i64, end: i64) -> Operand {
         if self.opset < 10 {
             let one = |i: i64| AttrValue::Ints(vec![i]);
-            return self
-                .node_with("Slice", &[x], attrs([("axes", one(axis)), ("starts", one(start)), ("ends", one(end))]));
+            return self.node_with(
+                "Slice",
+                &[x],
+                attrs([("axes", one(axis)), ("starts", one(start)), ("ends", one(end))]),
+            );
         }
         let [start, end, axis] = [start, end, axis].map(|i| self.constant(Tensor::ints(&[i])));
         self.node("Slice", &[x, start, end, axis])
     }
 
     /// `x` of this rank with zeros before and after one axis.
-    pub fn pad(&mut self, x: Operand, rank: usize, axis: usize, (before, after): (i64, i64)) -> Operand {
+    pub fn pad(
+        &mut self,
+        x: Operand,
+        rank: usize,
+        axis: usize,
+        (before, after): (i64, i64),
+    ) -> Operand {
         let mut pads = vec![0; 2 * rank];
         pads[axis] = before;
         pads[rank + axis] = after;
@@ -154,11 +163,15 @@ impl Patch {
                     if model.is_public(v) {
                         return Some("one value would need two public names");
                     }
-                    if !matches!(model[v].def(), Def::Node { .. }) || outputs.iter().any(|&g| g != model[v].graph()) {
+                    if !matches!(model[v].def(), Def::Node { .. })
+                        || outputs.iter().any(|&g| g != model[v].graph())
+                    {
                         return Some("a graph output needs a node of its graph that makes it");
                     }
                 }
-                Operand::Constant(_) => return Some("a graph output needs a node of its graph that makes it"),
+                Operand::Constant(_) => {
+                    return Some("a graph output needs a node of its graph that makes it");
+                }
                 Operand::Node(_) => {}
             }
         }
@@ -186,7 +199,11 @@ pub(crate) struct Applied {
 pub const PROVENANCE: &str = "onnxfix.pass";
 
 /// Makes the nodes of a patch and redirects what they replace. The patch has no [obstacle](Patch::obstacle).
-pub(crate) fn apply(model: &mut Model, patch: Patch, pass: &'static str) -> Result<Applied, String> {
+pub(crate) fn apply(
+    model: &mut Model,
+    patch: Patch,
+    pass: &'static str,
+) -> Result<Applied, String> {
     let root = patch.root;
     let graph = model[root].graph();
     let base = model[root].output(0).map_or_else(Name::default, |v| model[v].name().clone());
@@ -207,13 +224,17 @@ pub(crate) fn apply(model: &mut Model, patch: Patch, pass: &'static str) -> Resu
     };
     let known = Known::new();
     for new in patch.nodes {
-        let inputs = new.inputs.into_iter().map(|i| i.and_then(|i| resolve(model, &made, i))).collect();
+        let inputs =
+            new.inputs.into_iter().map(|i| i.and_then(|i| resolve(model, &made, i))).collect();
         let output = model.fresh_name(&format!("{base}_{}", new.op));
         let node = model.add_node(
             graph,
             Some(root),
             NewNode {
-                op: Op::new(model[root].op().domain.clone().filter(|d| d == "ai.onnx"), new.op.into()),
+                op: Op::new(
+                    model[root].op().domain.clone().filter(|d| d == "ai.onnx"),
+                    new.op.into(),
+                ),
                 name: Some(output.clone()),
                 inputs,
                 outputs: vec![Some(output)],
@@ -231,8 +252,9 @@ pub(crate) fn apply(model: &mut Model, patch: Patch, pass: &'static str) -> Resu
     let mut applied = Applied { touched: made.clone(), loosened: Vec::new() };
     for (old, new) in patch.replaced {
         let new = resolve(model, &made, new).ok_or("a patch replaces a value by nothing")?;
-        compatible(model[old].ty.as_ref(), model[new].ty.as_ref())
-            .map_err(|e| format!("{:?} would become {:?}: {e}", model[old].name(), model[new].name()))?;
+        compatible(model[old].ty.as_ref(), model[new].ty.as_ref()).map_err(|e| {
+            format!("{:?} would become {:?}: {e}", model[old].name(), model[new].name())
+        })?;
         applied.touched.extend(model.users(old));
         let both = merge(model[old].ty.as_ref(), model[new].ty.clone());
         model.set_type(new, both);
@@ -268,7 +290,11 @@ fn compatible(old: Option<&Type>, new: Option<&Type>) -> Result<(), String> {
         }
         _ => true,
     };
-    if a.dtype == b.dtype && shapes { Ok(()) } else { Err(format!("its type was {a} and would be {b}")) }
+    if a.dtype == b.dtype && shapes {
+        Ok(())
+    } else {
+        Err(format!("its type was {a} and would be {b}"))
+    }
 }
 
 /// Attributes from pairs.
@@ -281,13 +307,16 @@ pub(crate) fn replace_node(model: &mut Model, node: NodeId, results: &[ValueId])
     let graph = model[node].graph();
     for (slot, &result) in results.iter().enumerate() {
         let Some(old) = model[node].output(slot) else { continue };
-        let private = !model.is_public(result) && model[result].graph() == graph && model.producer(result).is_some();
+        let private = !model.is_public(result)
+            && model[result].graph() == graph
+            && model.producer(result).is_some();
         let new = if !model.is_output(old) || private {
             result
         } else {
             // A graph output bears a public name, which only a node of its own graph can give.
             let name = model.fresh_name(model[old].name());
-            let identity = model.add_node(graph, Some(node), NewNode::new("Identity", &[result], name));
+            let identity =
+                model.add_node(graph, Some(node), NewNode::new("Identity", &[result], name));
             model[identity].output(0).unwrap_or(result)
         };
         if model[new].ty.is_none() {

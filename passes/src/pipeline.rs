@@ -6,37 +6,15 @@ use onnxfix_ir::Model;
 use serde::Serialize;
 
 use crate::passes::{
-    cast_inputs_to_int32,
-    decompose_unfold,
-    eliminate_broadcast_expand,
-    eliminate_common_subexpressions,
-    eliminate_dead_nodes,
-    eliminate_dropout,
-    eliminate_duplicate_initializers,
-    eliminate_identity,
-    eliminate_nop_arithmetic,
-    eliminate_nop_cast,
-    eliminate_nop_concat,
-    eliminate_nop_expand,
-    eliminate_nop_gather,
-    eliminate_nop_pad,
-    eliminate_nop_reshape,
-    eliminate_nop_slice,
-    eliminate_nop_split,
-    eliminate_nop_transpose,
-    eliminate_unit_axes,
-    eliminate_unit_transpose,
-    eliminate_unused_opsets,
-    fix_input_shapes,
-    fold_constants,
-    infer_shapes,
-    inline_constant_if,
-    inline_functions,
-    merge_casts,
-    merge_reshapes,
-    merge_transposes,
-    merge_transposes_across_reshape,
-    sink_widening_casts,
+    cast_inputs_to_int32, decompose_unfold, eliminate_broadcast_expand,
+    eliminate_common_subexpressions, eliminate_dead_nodes, eliminate_dropout,
+    eliminate_duplicate_initializers, eliminate_identity, eliminate_nop_arithmetic,
+    eliminate_nop_cast, eliminate_nop_concat, eliminate_nop_expand, eliminate_nop_gather,
+    eliminate_nop_pad, eliminate_nop_reshape, eliminate_nop_slice, eliminate_nop_split,
+    eliminate_nop_transpose, eliminate_unit_axes, eliminate_unit_transpose,
+    eliminate_unused_opsets, fix_input_shapes, fold_constants, infer_shapes, inline_constant_if,
+    inline_functions, merge_casts, merge_reshapes, merge_transposes,
+    merge_transposes_across_reshape, sink_widening_casts,
 };
 use crate::{Changed, DimBinding, InputShape, MissAt, Note, Pass, PassCx, PassError};
 
@@ -130,7 +108,13 @@ impl Pipeline {
         for name in names {
             find(name.as_ref())?;
         }
-        Ok(Pipeline(PASSES.iter().copied().filter(|p| names.iter().any(|n| n.as_ref() == p.info().name)).collect()))
+        Ok(Pipeline(
+            PASSES
+                .iter()
+                .copied()
+                .filter(|p| names.iter().any(|n| n.as_ref() == p.info().name))
+                .collect(),
+        ))
     }
 
     /// Without these passes.
@@ -157,10 +141,11 @@ impl Pipeline {
 /// # Errors
 /// When there is none.
 pub fn find(name: &str) -> Result<&'static dyn Pass, PassError> {
-    PASSES.iter().copied().find(|p| p.info().name == name).ok_or_else(|| PassError::Unknown {
-        name: name.into(),
-        near: nearest(name),
-    })
+    PASSES
+        .iter()
+        .copied()
+        .find(|p| p.info().name == name)
+        .ok_or_else(|| PassError::Unknown { name: name.into(), near: nearest(name) })
 }
 
 /// The name that is a few edits away, if one is.
@@ -251,12 +236,18 @@ pub fn run(
         notes: Vec::new(),
         misses: Vec::new(),
         rewrites: 0,
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a size in bytes")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a size in bytes"
+        )]
         fold_budget: budget as u64,
     };
     let passes = pipeline.passes();
-    let mut stats: Vec<PassStats> =
-        passes.iter().map(|p| PassStats { pass: p.info().name, rewrites: 0, time: Duration::ZERO }).collect();
+    let mut stats: Vec<PassStats> = passes
+        .iter()
+        .map(|p| PassStats { pass: p.info().name, rewrites: 0, time: Duration::ZERO })
+        .collect();
     let mut stop = Stop::SweepLimit;
     let mut sweeps = 0;
     while sweeps < MAX_SWEEPS && stop == Stop::SweepLimit {
@@ -283,7 +274,10 @@ pub fn run(
         }
     }
     if stop == Stop::SweepLimit {
-        cx.warn("pipeline", format!("still changing after {MAX_SWEEPS} sweeps: please report this model"));
+        cx.warn(
+            "pipeline",
+            format!("still changing after {MAX_SWEEPS} sweeps: please report this model"),
+        );
     }
     Ok(Report { stop, sweeps, passes: stats, notes: cx.notes, misses: cx.misses })
 }
@@ -309,10 +303,11 @@ const FOLD_FLOOR: f64 = (16 << 20) as f64;
 /// Bytes of all constants.
 fn model_bytes(model: &Model) -> u64 {
     let initializers = model.all_values().filter_map(|(_, v)| v.tensor());
-    let attributes = model.all_nodes().flat_map(|(_, n)| n.attrs.0.iter()).filter_map(|a| match &a.value {
-        onnxfix_ir::AttrValue::Tensor(t) => Some(t),
-        _ => None,
-    });
+    let attributes =
+        model.all_nodes().flat_map(|(_, n)| n.attrs.0.iter()).filter_map(|a| match &a.value {
+            onnxfix_ir::AttrValue::Tensor(t) => Some(t),
+            _ => None,
+        });
     initializers.chain(attributes).map(|t| t.byte_len()).sum()
 }
 
@@ -329,20 +324,30 @@ mod tests {
         let mut wrong: Vec<String> = Vec::new();
         for pass in PASSES {
             let info = pass.info();
-            let before = info.example("Before").unwrap_or_else(|| panic!("{} has no Before", info.name));
-            let after = info.example("After").unwrap_or_else(|| panic!("{} has no After", info.name));
+            let before =
+                info.example("Before").unwrap_or_else(|| panic!("{} has no Before", info.name));
+            let after =
+                info.example("After").unwrap_or_else(|| panic!("{} has no After", info.name));
             let mut model = model(&before);
             let options = Options { static_shapes: true, check_each: true, ..Options::default() };
             let pipeline = Pipeline::of(&[info.name]).expect("a pass of the table");
-            run(&mut model, &pipeline, &options, &mut |_, _| {}).unwrap_or_else(|e| panic!("{}: {e}", info.name));
+            run(&mut model, &pipeline, &options, &mut |_, _| {})
+                .unwrap_or_else(|e| panic!("{}: {e}", info.name));
             // What the pass no longer needs is removed by another one.
             let root = model.root();
             model.remove_dead_initializers(root);
-            let parsed = if after.trim_start().starts_with('<') { parse(&after) } else { parse_graph(&after, 13) };
+            let parsed = if after.trim_start().starts_with('<') {
+                parse(&after)
+            } else {
+                parse_graph(&after, 13)
+            };
             let expected = parsed.unwrap_or_else(|e| panic!("{}: After: {e}", info.name));
             let (have, want) = (print_graph(&model, root), print_graph(&expected, expected.root()));
             if have != want {
-                wrong.push(format!("the page of {} says\n{want}and the pass gives\n{have}", info.name));
+                wrong.push(format!(
+                    "the page of {} says\n{want}and the pass gives\n{have}",
+                    info.name
+                ));
             }
         }
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -353,16 +358,28 @@ mod tests {
         for pass in PASSES {
             let info = pass.info();
             for heading in ["Why ATC needs it", "Before", "After", "Applies when", "Numerics"] {
-                assert!(info.doc.contains(&format!("## {heading}\n")), "{} has no {heading}", info.name);
+                assert!(
+                    info.doc.contains(&format!("## {heading}\n")),
+                    "{} has no {heading}",
+                    info.name
+                );
             }
-            assert!(info.summary().ends_with('.') || info.summary().ends_with(':'), "{}", info.summary());
+            assert!(
+                info.summary().ends_with('.') || info.summary().ends_with(':'),
+                "{}",
+                info.summary()
+            );
         }
     }
 
     #[test]
     fn names_are_orders_and_unique() {
         let mut names: Vec<&str> = PASSES.iter().map(|p| p.info().name).collect();
-        assert!(names.iter().all(|n| n.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')));
+        assert!(
+            names.iter().all(|n| n
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'))
+        );
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), PASSES.len());
@@ -372,13 +389,16 @@ mod tests {
     fn a_misspelt_name_is_an_error_with_a_hint() {
         let err = Pipeline::of(&["fold-constant"]).err().map(|e| e.to_string()).unwrap_or_default();
         assert!(err.contains("did you mean fold-constants?"), "{err}");
-        let err = Pipeline::all().without(&["xyz"]).err().map(|e| e.to_string()).unwrap_or_default();
+        let err =
+            Pipeline::all().without(&["xyz"]).err().map(|e| e.to_string()).unwrap_or_default();
         assert!(!err.contains("did you mean"), "{err}");
     }
 
     #[test]
     fn fuel_stops_the_run() {
-        let mut model = model("g (float[2] x) => (float[2] y) { a = Identity (x)  b = Identity (a)  y = Relu (b) }");
+        let mut model = model(
+            "g (float[2] x) => (float[2] y) { a = Identity (x)  b = Identity (a)  y = Relu (b) }",
+        );
         let options = Options { max_rewrites: Some(1), ..Options::default() };
         let pipeline = Pipeline::of(&["eliminate-identity"]).expect("a pass of the table");
         let report = run(&mut model, &pipeline, &options, &mut |_, _| {}).expect("a run");

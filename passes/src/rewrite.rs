@@ -50,7 +50,11 @@ impl Worklist {
     }
 }
 
-fn drive(rewrite: &dyn Rewrite, model: &mut Model, cx: &mut PassCx<'_>) -> Result<Changed, PassError> {
+fn drive(
+    rewrite: &dyn Rewrite,
+    model: &mut Model,
+    cx: &mut PassCx<'_>,
+) -> Result<Changed, PassError> {
     let roots = rewrite.roots();
     let pass = rewrite.info().name;
     let mut work = Worklist { queue: VecDeque::new(), waiting: SideTable::new() };
@@ -84,8 +88,12 @@ fn drive(rewrite: &dyn Rewrite, model: &mut Model, cx: &mut PassCx<'_>) -> Resul
             break;
         }
         let at = place(model, root);
-        let broken =
-            |broken: String, cx: &PassCx<'_>| PassError::Broken { pass, rewrite: cx.rewrites, node: at.clone(), broken };
+        let broken = |broken: String, cx: &PassCx<'_>| PassError::Broken {
+            pass,
+            rewrite: cx.rewrites,
+            node: at.clone(),
+            broken,
+        };
         let Applied { touched, loosened } = apply(model, patch, pass).map_err(|b| broken(b, cx))?;
         tracing::debug!(pass, root = %at, new_nodes = touched.len(), "rewrite");
         for value in loosened {
@@ -133,7 +141,11 @@ fn miss(cx: &mut PassCx<'_>, model: &Model, pass: &'static str, root: NodeId, wh
 
 /// Removes the producer of an unused value, and whatever dies with it. `survivor` hears of each value that lost a
 /// use and is still alive.
-pub(crate) fn remove_dead(model: &mut Model, value: ValueId, survivor: &mut dyn FnMut((&Model, ValueId))) {
+pub(crate) fn remove_dead(
+    model: &mut Model,
+    value: ValueId,
+    survivor: &mut dyn FnMut((&Model, ValueId)),
+) {
     let mut stack = vec![value];
     while let Some(value) = stack.pop() {
         let Some(v) = model.value(value) else { continue };

@@ -25,7 +25,9 @@ pub struct DimBinding {
 #[non_exhaustive]
 pub enum ShapeError {
     /// Not of the form `name:1,256`.
-    #[error("cannot read {text:?}: {why}; an input shape is written name:1,256 and several are joined by ';'")]
+    #[error(
+        "cannot read {text:?}: {why}; an input shape is written name:1,256 and several are joined by ';'"
+    )]
     Syntax {
         /// The part that cannot be read.
         text: String,
@@ -88,7 +90,9 @@ pub enum ShapeError {
         second_at: String,
     },
     /// A dimension that the target needs is not given.
-    #[error("dimension {dim} of input {name:?} {declared} is not fixed, and the target needs static shapes: add {flag}")]
+    #[error(
+        "dimension {dim} of input {name:?} {declared} is not fixed, and the target needs static shapes: add {flag}"
+    )]
     NotGiven {
         /// The input.
         name: String,
@@ -166,7 +170,10 @@ mod tests {
     fn reads_the_syntaxes_in_use() {
         for text in ["a:1,2;b:3", "a:[1,2];b:[3]", "a:1x2 ; b:3;"] {
             let shapes = parse_input_shapes(text).expect(text);
-            assert_eq!(shapes.iter().map(|s| s.dims.clone()).collect::<Vec<_>>(), [vec![1, 2], vec![3]]);
+            assert_eq!(
+                shapes.iter().map(|s| s.dims.clone()).collect::<Vec<_>>(),
+                [vec![1, 2], vec![3]]
+            );
         }
         assert_eq!(parse_input_shapes("t:0:1,2").expect("colon in the name")[0].name, "t:0");
         assert!(parse_input_shapes("scalar:").expect("scalar")[0].dims.is_empty());

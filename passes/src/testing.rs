@@ -48,8 +48,11 @@ pub(crate) fn untouched(pass: &'static dyn Pass, text: &str) {
 pub(crate) fn check_skip(pass: &'static dyn Pass, text: &str, why: &str) {
     let mut model = model(text);
     let before = print_graph(&model, model.root());
-    let options =
-        Options { check_each: true, why_not: Some(pass.info().name.to_owned()), ..Options::default() };
+    let options = Options {
+        check_each: true,
+        why_not: Some(pass.info().name.to_owned()),
+        ..Options::default()
+    };
     let report = run_one(pass, &mut model, &options);
     assert_eq!(print_graph(&model, model.root()), before, "the pass fired");
     let reasons: Vec<&str> = report.misses.iter().map(|m| m.why.as_str()).collect();

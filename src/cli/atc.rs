@@ -28,7 +28,8 @@ pub(crate) fn run(args: &Args) -> Result<Verdict> {
     ensure_static(&input.model).with_context(|| format!("atc {}", path.display()))?;
     let shown = path.display().to_string();
     let om = shown.trim_end_matches(".onnx");
-    let quoted = |text: &str| if text.contains(' ') { format!("\"{text}\"") } else { text.to_owned() };
+    let quoted =
+        |text: &str| if text.contains(' ') { format!("\"{text}\"") } else { text.to_owned() };
     bail!(
         "this version does not run ATC; with CANN installed, compile {shown} by\n  \
          atc --framework=5 --model={} --output={} --soc_version={} --input_format=ND --input_shape=\"{}\"",
@@ -45,7 +46,10 @@ fn ensure_static(model: &Model) -> Result<()> {
         let value = &model[input];
         if value.dims().is_none() {
             let shape = value.shape().map(|s| format!(" {s}")).unwrap_or_default();
-            bail!("input {:?}{shape} has no fixed shape; run `onnxfix optimize` on the model first", value.name());
+            bail!(
+                "input {:?}{shape} has no fixed shape; run `onnxfix optimize` on the model first",
+                value.name()
+            );
         }
     }
     Ok(())
@@ -54,7 +58,8 @@ fn ensure_static(model: &Model) -> Result<()> {
 /// The inputs in ATC's syntax.
 fn input_shapes(model: &Model) -> String {
     let shape = |&input: &ValueId| {
-        let dims: Vec<String> = model[input].dims().unwrap_or_default().iter().map(ToString::to_string).collect();
+        let dims: Vec<String> =
+            model[input].dims().unwrap_or_default().iter().map(ToString::to_string).collect();
         format!("{}:{}", model[input].name(), dims.join(","))
     };
     model[model.root()].inputs().iter().map(shape).collect::<Vec<_>>().join(";")

@@ -43,7 +43,13 @@ pub(crate) struct Args {
     passes: Option<Vec<String>>,
 
     /// Leave these passes out.
-    #[arg(long, alias = "skip", value_name = "PASSES", value_delimiter = ',', help_heading = "Passes")]
+    #[arg(
+        long,
+        alias = "skip",
+        value_name = "PASSES",
+        value_delimiter = ',',
+        help_heading = "Passes"
+    )]
     skip_passes: Vec<String>,
 
     /// How much the model may grow by folding, in percent of its size.
@@ -102,7 +108,10 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
         path.as_deref().map_or(Ok(()), |path| ensure_place(flag, path))?;
     }
     if is_text(&target_path) {
-        bail!("--output {}: what is written is no text; let the name end in .onnx", target_path.display());
+        bail!(
+            "--output {}: what is written is no text; let the name end in .onnx",
+            target_path.display()
+        );
     }
     let (options, pipeline) = plan(args)?;
 
@@ -136,9 +145,13 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
         strip_metadata(&mut model);
     }
     if let Some(broken) = check(&model).first() {
-        bail!("optimize {}: internal error: the result is not well formed: {broken}", args.model.display());
+        bail!(
+            "optimize {}: internal error: the result is not well formed: {broken}",
+            args.model.display()
+        );
     }
-    let mut report = Report::new(args.model.clone(), args.target.name(), before, Summary::of(&model), passes);
+    let mut report =
+        Report::new(args.model.clone(), args.target.name(), before, Summary::of(&model), passes);
     report.load_warnings = warnings;
 
     if !args.dry_run {
@@ -153,7 +166,11 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
     report.seconds = start.elapsed().as_secs_f64();
     say(args, out, &report)?;
     // What was done stays said and reported where comparing fails.
-    let verified = if args.verify { Some(super::verify::compare(&target_path, &args.model, out)) } else { None };
+    let verified = if args.verify {
+        Some(super::verify::compare(&target_path, &args.model, out))
+    } else {
+        None
+    };
     let verified = match verified {
         Some(Ok(compared)) => Ok(report.verify.insert(compared).equal),
         Some(Err(error)) => Err(error),
@@ -215,7 +232,8 @@ fn record(model: &mut Model, args: &Args, out: &Path) -> Result<()> {
         None => Record::new(&args.model, out)?,
     };
     let metadata = &mut model.header.metadata;
-    let made_for = metadata.iter().position(|(key, _)| key == TARGET).map(|at| metadata.remove(at).1);
+    let made_for =
+        metadata.iter().position(|(key, _)| key == TARGET).map(|at| metadata.remove(at).1);
     record.write(model);
     let made_for = made_for.unwrap_or_else(|| args.target.name().into());
     model.header.metadata.push((TARGET.into(), made_for));
@@ -239,7 +257,11 @@ fn say(args: &Args, out: &Output, report: &Report) -> Result<()> {
         }
     }
     for stats in &report.passes.passes {
-        tracing::info!(pass = stats.pass, rewrites = stats.rewrites, ms = format_args!("{:.1}", stats.time.as_secs_f64() * 1e3));
+        tracing::info!(
+            pass = stats.pass,
+            rewrites = stats.rewrites,
+            ms = format_args!("{:.1}", stats.time.as_secs_f64() * 1e3)
+        );
     }
     Ok(())
 }
@@ -260,7 +282,9 @@ fn strip_metadata(model: &mut Model) {
     let tensors: Vec<_> = model
         .all_values()
         .filter_map(|(id, v)| Some((id, v.tensor()?.clone())))
-        .filter(|(_, t)| t.extra.as_ref().is_some_and(|e| e.metadata.iter().any(|(k, _)| k == PROVENANCE)))
+        .filter(|(_, t)| {
+            t.extra.as_ref().is_some_and(|e| e.metadata.iter().any(|(k, _)| k == PROVENANCE))
+        })
         .collect();
     for (value, mut tensor) in tensors {
         std::sync::Arc::make_mut(&mut tensor).extra_mut().metadata.clear();

@@ -25,7 +25,10 @@ impl Output {
     ///
     /// # Errors
     /// When nobody reads it any more.
-    #[expect(clippy::unused_self, reason = "results go where notes go: through the handle that commands get")]
+    #[expect(
+        clippy::unused_self,
+        reason = "results go where notes go: through the handle that commands get"
+    )]
     pub(crate) fn result(self, text: &str) -> Result<()> {
         let mut out = io::stdout().lock();
         out.write_all(text.as_bytes())?;
@@ -75,5 +78,7 @@ impl Output {
 
 /// Whether an error only says that nobody reads our output any more.
 pub(crate) fn is_broken_pipe(err: &anyhow::Error) -> bool {
-    err.chain().any(|e| e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
+    err.chain().any(|e| {
+        e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+    })
 }

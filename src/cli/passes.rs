@@ -32,7 +32,8 @@ struct Entry {
 
 impl Entry {
     fn new(info: &'static PassInfo) -> Entry {
-        let targets = [Target::Ascend310P3, Target::Portable].into_iter().filter(|t| t.uses(info.name));
+        let targets =
+            [Target::Ascend310P3, Target::Portable].into_iter().filter(|t| t.uses(info.name));
         Entry { info, summary: info.summary(), targets: targets.map(Target::name).collect() }
     }
 }
@@ -61,7 +62,11 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
             group = Some(entry.info.group);
             let _ok = writeln!(text, "{}", entry.info.group);
         }
-        let only = if entry.targets.len() == 1 { format!(" [{} only]", entry.targets[0]) } else { String::new() };
+        let only = if entry.targets.len() == 1 {
+            format!(" [{} only]", entry.targets[0])
+        } else {
+            String::new()
+        };
         let _ok = writeln!(text, "  {:width$}  {}{only}", entry.info.name, entry.summary);
     }
     out.result(&text)?;

@@ -35,8 +35,9 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
         out.warn(warning);
     }
     let mode = if args.full { Mode::Full { limit: args.limit } } else { Mode::Brief };
-    let text = print(&input.model, mode)
-        .with_context(|| format!("print {} in full (--limit N allows larger tensors)", args.model.display()))?;
+    let text = print(&input.model, mode).with_context(|| {
+        format!("print {} in full (--limit N allows larger tensors)", args.model.display())
+    })?;
     out.result(&text)?;
     Ok(Verdict::Clean)
 }

@@ -34,7 +34,8 @@ impl Shapes {
                 options.shapes.push(shape);
             }
         }
-        options.dims = self.dim.iter().map(|d| parse_dim(d)).collect::<Result<_, _>>().context("--dim")?;
+        options.dims =
+            self.dim.iter().map(|d| parse_dim(d)).collect::<Result<_, _>>().context("--dim")?;
         options.keep_dims.clone_from(&self.keep_dim);
         Ok(())
     }

@@ -26,7 +26,10 @@ pub(crate) fn named_or_single(named: Option<&Path>, command: &str) -> Result<Pat
         ),
         several => {
             let names: Vec<String> = several.iter().map(|p| p.display().to_string()).collect();
-            bail!("no model named, and several *.opt.onnx in the current folder; name one of: {}", names.join(", "))
+            bail!(
+                "no model named, and several *.opt.onnx in the current folder; name one of: {}",
+                names.join(", ")
+            )
         }
     }
 }

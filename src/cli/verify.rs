@@ -115,13 +115,19 @@ fn recorded_source(after: &Subject) -> Result<Subject> {
         bail!("verify {name}: the model records no source; say which one with --against BEFORE");
     };
     if record.replaced {
-        bail!("verify {name}: the model took the place of its source; name a copy of the source with --against BEFORE");
+        bail!(
+            "verify {name}: the model took the place of its source; name a copy of the source with --against BEFORE"
+        );
     }
     let path = record.source(Path::new(name));
     if !path.exists() {
-        bail!("verify {name}: its source {} is not there; say where it is with --against BEFORE", path.display());
+        bail!(
+            "verify {name}: its source {} is not there; say where it is with --against BEFORE",
+            path.display()
+        );
     }
-    let hash = content_hash(&path).with_context(|| format!("verify {name}: read its source {}", path.display()))?;
+    let hash = content_hash(&path)
+        .with_context(|| format!("verify {name}: read its source {}", path.display()))?;
     let size = std::fs::metadata(&path).map(|m| m.len()).unwrap_or_default();
     if hash.to_string() != record.hash || size != record.size {
         bail!(

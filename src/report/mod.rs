@@ -120,7 +120,13 @@ pub fn bytes(n: u64) -> String {
 impl Report {
     /// A report; `passes` are those that ran.
     #[must_use]
-    pub fn new(model: PathBuf, target: &'static str, before: Summary, after: Summary, passes: Passes) -> Report {
+    pub fn new(
+        model: PathBuf,
+        target: &'static str,
+        before: Summary,
+        after: Summary,
+        passes: Passes,
+    ) -> Report {
         Report {
             schema: SCHEMA,
             onnxfix: env!("CARGO_PKG_VERSION"),
@@ -140,8 +146,9 @@ impl Report {
     fn changed_ops(&self) -> Vec<(&str, usize, usize)> {
         let names = self.before.ops.keys().chain(self.after.ops.keys());
         let count = |s: &Summary, op: &str| s.ops.get(op).copied().unwrap_or(0);
-        let mut rows: Vec<(&str, usize, usize)> =
-            names.map(|op| (op.as_str(), count(&self.before, op), count(&self.after, op))).collect();
+        let mut rows: Vec<(&str, usize, usize)> = names
+            .map(|op| (op.as_str(), count(&self.before, op), count(&self.after, op)))
+            .collect();
         rows.sort_unstable();
         rows.dedup();
         rows.retain(|(_, a, b)| a != b);
@@ -153,7 +160,10 @@ impl Report {
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = String::new();
-        let out = self.output.as_ref().map_or("(dry run, nothing written)".into(), |p| p.display().to_string());
+        let out = self
+            .output
+            .as_ref()
+            .map_or("(dry run, nothing written)".into(), |p| p.display().to_string());
         let (a, b) = (&self.before, &self.after);
         // Writing to a String cannot fail.
         let _ok = writeln!(text, "{} → {out}", self.model.display());
@@ -193,7 +203,11 @@ impl Report {
         let mut passes = String::new();
         for pass in self.passes.passes.iter().filter(|p| p.rewrites > 0) {
             let ms = pass.time.as_secs_f64() * 1e3;
-            let _ok = write!(passes, "<tr><td>{}</td><td>{}</td><td>{ms:.1}</td></tr>", pass.pass, pass.rewrites);
+            let _ok = write!(
+                passes,
+                "<tr><td>{}</td><td>{}</td><td>{ms:.1}</td></tr>",
+                pass.pass, pass.rewrites
+            );
         }
         let mut notes = String::new();
         for note in &self.passes.notes {
@@ -207,7 +221,11 @@ impl Report {
             format!("<h2>Compared with the source</h2><pre>{}</pre>", escape(&report.text()))
         });
         let list = |items: &[String]| {
-            items.iter().map(|i| format!("<code>{}</code>", escape(i))).collect::<Vec<_>>().join("<br>")
+            items
+                .iter()
+                .map(|i| format!("<code>{}</code>", escape(i)))
+                .collect::<Vec<_>>()
+                .join("<br>")
         };
         let (a, b) = (&self.before, &self.after);
         format!(
@@ -234,7 +252,12 @@ impl Report {
             list(&b.outputs),
             name = escape(&self.model.file_name().unwrap_or_default().to_string_lossy()),
             model = escape(&self.model.display().to_string()),
-            output = escape(&self.output.as_ref().map_or("nothing (dry run)".into(), |p| p.display().to_string())),
+            output = escape(
+                &self
+                    .output
+                    .as_ref()
+                    .map_or("nothing (dry run)".into(), |p| p.display().to_string())
+            ),
             target = self.target,
             version = self.onnxfix,
             seconds = self.seconds,
@@ -272,6 +295,9 @@ mod tests {
 
     #[test]
     fn bytes_have_two_digits_at_least() {
-        assert_eq!([0, 999, 1000, 99_940, 740_000_000].map(bytes), ["0 B", "999 B", "1.0 kB", "99.9 kB", "740 MB"]);
+        assert_eq!(
+            [0, 999, 1000, 99_940, 740_000_000].map(bytes),
+            ["0 B", "999 B", "1.0 kB", "99.9 kB", "740 MB"]
+        );
     }
 }

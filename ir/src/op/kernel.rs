@@ -516,7 +516,8 @@ fn walk_units<U: Pod>(from: &[U], walk: &Walk<1>, size: usize) -> Vec<U> {
 /// The same where neighbours of the input lie along the axis `near` and not along the last:
 /// squares that fit the cache, so that each line of memory is fetched once.
 fn transpose_units<U: Pod>(from: &[U], walk: &Walk<1>, near: usize, size: usize) -> Vec<U> {
-    const SIDE: usize = 32;
+    /// Lines a power of two apart share the few places that a cache has for them; eight fit.
+    const SIDE: usize = 8;
 
     let mut out = vec![U::zeroed(); size];
     let mut dims = walk.dims.clone();

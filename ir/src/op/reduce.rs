@@ -264,7 +264,7 @@ impl Fold for Sum {
 impl Fold for Mean {
     const IDENTITY: bool = true;
     fn fold<T: Number>(elements: &[T]) -> T {
-        // An integer mean truncates; sums beyond 2^53 are not met.
+        // An integer mean truncates.
         T::from_f64(total(elements, |x| x) / elements.len() as f64)
     }
 }
@@ -420,7 +420,6 @@ macro_rules! folds {
 
 folds! {
     eval_sum = Sum, SUM_AXES_INPUT;
-    eval_mean = Mean, AXES_INPUT;
     eval_max = Max, AXES_INPUT;
     eval_min = Min, AXES_INPUT;
     eval_prod = Prod, AXES_INPUT;
@@ -429,6 +428,20 @@ folds! {
     eval_sum_square = SumSquare, AXES_INPUT;
     eval_log_sum = LogSum, AXES_INPUT;
     eval_log_sum_exp = LogSumExp, AXES_INPUT;
+}
+
+fn eval_mean(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
+    /// Up to here float64 holds every integer.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+
+    let x = cx.input(0)?;
+    if matches!(x.dtype, DataType::Int64 | DataType::Uint64) {
+        let sum = x.to_ints().map(|all| all.iter().map(|i| i.unsigned_abs() as f64).sum::<f64>());
+        if sum.is_none_or(|sum| sum > EXACT) {
+            return Err(EvalError::Unsupported("a mean of huge integers"));
+        }
+    }
+    eval_fold::<Mean>(cx, AXES_INPUT)
 }
 
 fn arg(cx: &InferCx<'_>) -> Inferred {

@@ -6,7 +6,8 @@ use super::lex::{Fail, Parsed};
 use super::tree::{AttrText, AttrValueText, Declared, FunctionText, GraphText, Ident, NodeText};
 use crate::model::Def;
 use crate::{
-    Attr, AttrValue, Attrs, Function, GraphId, Model, Name, NewNode, Op, Tensor, Type, ValueId, type_to_proto,
+    Attr, AttrValue, Attrs, Function, GraphId, Model, Name, NewNode, Op, Tensor, Type, ValueId,
+    type_to_proto,
 };
 
 /// What a graph defines. Values are made when they are first read or defined, whichever comes first.
@@ -59,7 +60,8 @@ impl<'m> Builder<'m> {
 
     fn contents(&mut self, text: GraphText) -> Parsed<()> {
         let GraphText { name: _, mut inputs, outputs, others, nodes } = text;
-        let (mut initializers, infos): (Vec<_>, Vec<_>) = others.into_iter().partition(|other| other.data.is_some());
+        let (mut initializers, infos): (Vec<_>, Vec<_>) =
+            others.into_iter().partition(|other| other.data.is_some());
         for declared in inputs.iter_mut().chain(&mut initializers) {
             if let Some(tensor) = declared.data.take() {
                 self.initializer(declared, tensor);
@@ -121,7 +123,11 @@ impl<'m> Builder<'m> {
 
     /// The value that a name means here: the graph's own, or one of the graphs around it.
     fn resolve(&mut self, ident: &Ident) -> Parsed<ValueId> {
-        let found = self.scopes.iter_mut().rev().find_map(|s| Some((s.graph, s.values.get_mut(&ident.name)?)));
+        let found = self
+            .scopes
+            .iter_mut()
+            .rev()
+            .find_map(|s| Some((s.graph, s.values.get_mut(&ident.name)?)));
         let Some((graph, value)) = found else {
             return Err(Fail::new(ident.at, format!("nothing defines `{}`", ident.name)));
         };
@@ -129,12 +135,19 @@ impl<'m> Builder<'m> {
     }
 
     fn node(&mut self, text: NodeText) -> Parsed<()> {
-        let inputs = text.inputs.iter().map(|ident| self.resolve_optional(ident)).collect::<Parsed<Vec<_>>>()?;
+        let inputs = text
+            .inputs
+            .iter()
+            .map(|ident| self.resolve_optional(ident))
+            .collect::<Parsed<Vec<_>>>()?;
         let attrs = self.attrs(text.attrs)?;
         let graph = self.graph_id();
         let op = Op::new(text.domain, text.op);
-        let node =
-            self.model.add_node(graph, None, NewNode { op, name: text.name, inputs, outputs: Vec::new(), attrs });
+        let node = self.model.add_node(
+            graph,
+            None,
+            NewNode { op, name: text.name, inputs, outputs: Vec::new(), attrs },
+        );
         *self.model.node_mut(node).overload() = text.overload;
         for output in text.outputs {
             let value = (!output.name.is_empty()).then(|| self.own(&output.name));
@@ -155,9 +168,9 @@ impl<'m> Builder<'m> {
         let value = match text.value {
             AttrValueText::Plain(value) => value,
             AttrValueText::Graph(body) => AttrValue::Graph(self.body(*body)?),
-            AttrValueText::Graphs(bodies) => {
-                AttrValue::Graphs(bodies.into_iter().map(|body| self.body(body)).collect::<Parsed<_>>()?)
-            }
+            AttrValueText::Graphs(bodies) => AttrValue::Graphs(
+                bodies.into_iter().map(|body| self.body(body)).collect::<Parsed<_>>()?,
+            ),
         };
         Ok(Attr { name: text.name, value, doc_string: None })
     }
@@ -202,10 +215,14 @@ fn defined_names(text: &GraphText, around: &[Scope]) -> Parsed<HashMap<Name, Opt
         define(&mut inputs, &input.name, around)?;
     }
     let mut rest = HashMap::new();
-    for initializer in text.inputs.iter().chain(&text.others).filter(|declared| declared.data.is_some()) {
+    for initializer in
+        text.inputs.iter().chain(&text.others).filter(|declared| declared.data.is_some())
+    {
         define(&mut rest, &initializer.name, around)?;
     }
-    for output in text.nodes.iter().flat_map(|node| &node.outputs).filter(|output| !output.name.is_empty()) {
+    for output in
+        text.nodes.iter().flat_map(|node| &node.outputs).filter(|output| !output.name.is_empty())
+    {
         if inputs.contains_key(&output.name) {
             return Err(defined_twice(output));
         }
@@ -215,10 +232,17 @@ fn defined_names(text: &GraphText, around: &[Scope]) -> Parsed<HashMap<Name, Opt
     Ok(inputs)
 }
 
-fn define(names: &mut HashMap<Name, Option<ValueId>>, ident: &Ident, around: &[Scope]) -> Parsed<()> {
+fn define(
+    names: &mut HashMap<Name, Option<ValueId>>,
+    ident: &Ident,
+    around: &[Scope],
+) -> Parsed<()> {
     // Within the body the name would mean another value than around it.
     if around.iter().any(|scope| scope.values.contains_key(&ident.name)) {
-        return Err(Fail::new(ident.at, format!("`{}` is defined by a graph around this one, too", ident.name)));
+        return Err(Fail::new(
+            ident.at,
+            format!("`{}` is defined by a graph around this one, too", ident.name),
+        ));
     }
     match names.insert(ident.name.clone(), None) {
         None => Ok(()),

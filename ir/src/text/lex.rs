@@ -250,7 +250,8 @@ pub(super) fn is_float_word(word: &str) -> bool {
 /// Length of the number at the start of `text`, and whether it has a point or an exponent.
 fn number_length(text: &str) -> (usize, bool) {
     let bytes = text.as_bytes();
-    let digits = |from: usize| from + bytes[from..].iter().take_while(|b| b.is_ascii_digit()).count();
+    let digits =
+        |from: usize| from + bytes[from..].iter().take_while(|b| b.is_ascii_digit()).count();
     let mut end = digits(0);
     let mut is_float = false;
     if bytes.get(end) == Some(&b'.') {

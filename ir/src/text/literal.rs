@@ -89,14 +89,17 @@ pub(super) fn quoted(text: &str) -> String {
 pub(super) fn write_elements(tensor: &Tensor, form: Form) -> Result<String, Unwritable> {
     tensor.check()?;
     if let TensorData::String(strings) = &tensor.data {
-        let texts: Result<Vec<String>, Unwritable> = strings.iter().map(|s| write_string(s, form)).collect();
+        let texts: Result<Vec<String>, Unwritable> =
+            strings.iter().map(|s| write_string(s, form)).collect();
         return Ok(texts?.join(", "));
     }
     let raw = tensor.raw()?;
     Ok(match tensor.dtype {
         DataType::Float | DataType::Complex64 => join(&raw, |b| float32(f32::from_le_bytes(b))),
         DataType::Double | DataType::Complex128 => join(&raw, |b| float64(f64::from_le_bytes(b))),
-        DataType::Float16 if form == Form::Readable => join(&raw, |b| half_float(f16::from_le_bytes(b), f16::from_f64)),
+        DataType::Float16 if form == Form::Readable => {
+            join(&raw, |b| half_float(f16::from_le_bytes(b), f16::from_f64))
+        }
         DataType::Bfloat16 if form == Form::Readable => {
             join(&raw, |b| half_float(bf16::from_le_bytes(b), bf16::from_f64))
         }
@@ -133,7 +136,8 @@ fn join<const N: usize>(raw: &[u8], write: impl Fn([u8; N]) -> String) -> String
 /// Elements of less than 8 bits, low bits first.
 fn unpack(raw: &[u8], dtype: DataType, count: usize) -> Vec<String> {
     let width = usize::try_from(dtype.bits()).unwrap_or(8);
-    let bits: Vec<bool> = raw.iter().flat_map(|byte| (0..8).map(move |b| byte >> b & 1 == 1)).collect();
+    let bits: Vec<bool> =
+        raw.iter().flat_map(|byte| (0..8).map(move |b| byte >> b & 1 == 1)).collect();
     let is_signed = *int_range(dtype).start() < 0;
     let element = |bits: &[bool]| {
         let unsigned = bits.iter().rev().fold(0, |n: i64, &bit| n << 1 | i64::from(bit));
@@ -145,7 +149,8 @@ fn unpack(raw: &[u8], dtype: DataType, count: usize) -> Vec<String> {
 
 /// Packs elements of less than 8 bits, low bits first.
 fn pack(elements: &[i128], dtype: DataType) -> Vec<u8> {
-    let bits: Vec<bool> = elements.iter().flat_map(|e| (0..dtype.bits()).map(move |b| e >> b & 1 == 1)).collect();
+    let bits: Vec<bool> =
+        elements.iter().flat_map(|e| (0..dtype.bits()).map(move |b| e >> b & 1 == 1)).collect();
     bits.chunks(8).map(|byte| byte.iter().rev().fold(0, |n, &bit| n << 1 | u8::from(bit))).collect()
 }
 
@@ -160,7 +165,10 @@ fn int_range(dtype: DataType) -> RangeInclusive<i128> {
 }
 
 /// A number as a float of one width; infinity only where it is written as such.
-pub(super) fn parse_float<F: std::str::FromStr + Into<f64> + Copy>(at: usize, text: &str) -> Parsed<F> {
+pub(super) fn parse_float<F: std::str::FromStr + Into<f64> + Copy>(
+    at: usize,
+    text: &str,
+) -> Parsed<F> {
     let unfit = |why: &str| Fail::new(at, format!("{text} {why}"));
     let value: F = text.parse().map_err(|_| unfit("is not a number"))?;
     if value.into().is_infinite() && !is_float_word(text.trim_start_matches('-')) {
@@ -170,7 +178,11 @@ pub(super) fn parse_float<F: std::str::FromStr + Into<f64> + Copy>(at: usize, te
 }
 
 /// Reads the elements between braces, the opening one taken already.
-pub(super) fn read_tensor(cursor: &mut Cursor<'_>, dtype: DataType, dims: Vec<i64>) -> Parsed<Tensor> {
+pub(super) fn read_tensor(
+    cursor: &mut Cursor<'_>,
+    dtype: DataType,
+    dims: Vec<i64>,
+) -> Parsed<Tensor> {
     let at = cursor.at();
     let data = match dtype {
         DataType::String => {
@@ -229,7 +241,12 @@ fn read_element(cursor: &mut Cursor<'_>, dtype: DataType, raw: &mut Vec<u8>) -> 
     Ok(())
 }
 
-fn read_int(at: usize, digits: &str, dtype: DataType, range: &RangeInclusive<i128>) -> Parsed<i128> {
+fn read_int(
+    at: usize,
+    digits: &str,
+    dtype: DataType,
+    range: &RangeInclusive<i128>,
+) -> Parsed<i128> {
     let value = digits.parse().ok().filter(|value| range.contains(value));
     value.ok_or_else(|| Fail::new(at, format!("{digits} is not in the range of {dtype}")))
 }

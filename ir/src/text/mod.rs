@@ -95,7 +95,10 @@ pub fn parse_graph(text: &str, opset: i64) -> Result<Model, TextError> {
     Ok(model)
 }
 
-fn parse_with<'t>(text: &'t str, header: impl FnOnce(&mut Cursor<'t>) -> Parsed<HeaderText>) -> Parsed<Model> {
+fn parse_with<'t>(
+    text: &'t str,
+    header: impl FnOnce(&mut Cursor<'t>) -> Parsed<HeaderText>,
+) -> Parsed<Model> {
     let mut cursor = Cursor::new(text);
     let mut model = Model::new();
     let header = header(&mut cursor)?;
@@ -120,5 +123,7 @@ fn import_domains(model: &mut Model) {
             missing.push(domain.into());
         }
     }
-    model.opsets.extend(missing.into_iter().map(|domain| Opset { domain: Some(domain), version: Some(1) }));
+    model
+        .opsets
+        .extend(missing.into_iter().map(|domain| Opset { domain: Some(domain), version: Some(1) }));
 }

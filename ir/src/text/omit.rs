@@ -68,7 +68,9 @@ impl Counts {
             self.text(attr.doc_string.as_deref(), &[]);
             match &attr.value {
                 crate::AttrValue::Tensor(tensor) => self.tensor(tensor),
-                crate::AttrValue::Tensors(tensors) => tensors.iter().for_each(|tensor| self.tensor(tensor)),
+                crate::AttrValue::Tensors(tensors) => {
+                    tensors.iter().for_each(|tensor| self.tensor(tensor))
+                }
                 _ => {}
             }
         }

@@ -6,10 +6,12 @@ use bytes::Bytes;
 
 use super::lex::{Cursor, Fail, Literal, Parsed, is_float_word, parse_int};
 use super::literal::{parse_float, read_tensor};
-use super::tree::{AttrText, AttrValueText, Declared, FunctionText, GraphText, HeaderText, Ident, NodeText};
+use super::tree::{
+    AttrText, AttrValueText, Declared, FunctionText, GraphText, HeaderText, Ident, NodeText,
+};
 use crate::{
-    AttrValue, DataType, Dim, External, Name, Opset, Shape, Tensor, TensorData, TensorExtra, TensorType, Type,
-    type_to_proto,
+    AttrValue, DataType, Dim, External, Name, Opset, Shape, Tensor, TensorData, TensorExtra,
+    TensorType, Type, type_to_proto,
 };
 
 /// Words that begin a type that is not a tensor.
@@ -118,7 +120,10 @@ impl Cursor<'_> {
         let at = self.at();
         let key = self.identifier("a key of the header, such as `opset_import`")?;
         if !keys.contains(&key) {
-            return Err(Fail::new(at, format!("expected one of {}, found `{key}`", keys.join(", "))));
+            return Err(Fail::new(
+                at,
+                format!("expected one of {}, found `{key}`", keys.join(", ")),
+            ));
         }
         self.expect(":")?;
         let header = &mut text.header;
@@ -159,7 +164,8 @@ impl Cursor<'_> {
     /// A graph: name, inputs, outputs, `value_info` and initializers, nodes.
     pub(super) fn graph(&mut self) -> Parsed<GraphText> {
         let name = self.name("the name of a graph")?.into();
-        let inputs = if self.take("(") { self.list(")", |c| c.declared(true))? } else { Vec::new() };
+        let inputs =
+            if self.take("(") { self.list(")", |c| c.declared(true))? } else { Vec::new() };
         self.graph_from_arrow(name, inputs, true)
     }
 
@@ -172,7 +178,11 @@ impl Cursor<'_> {
         self.expect("=>")?;
         self.expect("(")?;
         let outputs = self.list(")", |c| c.declared(false))?;
-        let others = if self.take("<") { self.list(">", |c| c.declared(may_have_initializers))? } else { Vec::new() };
+        let others = if self.take("<") {
+            self.list(">", |c| c.declared(may_have_initializers))?
+        } else {
+            Vec::new()
+        };
         self.expect("{")?;
         let mut nodes = Vec::new();
         while !self.take("}") {
@@ -217,12 +227,20 @@ impl Cursor<'_> {
     /// A value with its type, if it says one, and its data, if it may have any and does.
     fn declared(&mut self, may_have_data: bool) -> Parsed<Declared> {
         let type_at = self.at();
-        let ty = if self.peek_identifier().is_some_and(is_type_word) { Some(self.value_type()?) } else { None };
+        let ty = if self.peek_identifier().is_some_and(is_type_word) {
+            Some(self.value_type()?)
+        } else {
+            None
+        };
         let name = self.ident("the name of a value")?;
         if name.name.is_empty() {
             return Err(Fail::new(name.at, "expected the name of a value, found an empty string"));
         }
-        let data = if may_have_data && self.take("=") { Some(self.tensor_data(ty.as_ref(), type_at)?) } else { None };
+        let data = if may_have_data && self.take("=") {
+            Some(self.tensor_data(ty.as_ref(), type_at)?)
+        } else {
+            None
+        };
         Ok(Declared { ty, name, data })
     }
 
@@ -249,7 +267,9 @@ impl Cursor<'_> {
                 self.expect(",")?;
                 Type::Map(key, Box::new(self.nested(Cursor::value_type)?))
             }
-            "sparse_tensor" => Type::Sparse(TensorType { dtype: self.data_type()?, shape: self.shape()? }),
+            "sparse_tensor" => {
+                Type::Sparse(TensorType { dtype: self.data_type()?, shape: self.shape()? })
+            }
             _ => self.opaque()?,
         };
         self.expect(")")?;
@@ -259,7 +279,8 @@ impl Cursor<'_> {
     fn data_type(&mut self) -> Parsed<DataType> {
         let at = self.at();
         let word = self.identifier("an element type")?;
-        DataType::from_name(word).ok_or_else(|| Fail::new(at, format!("`{word}` is not an element type")))
+        DataType::from_name(word)
+            .ok_or_else(|| Fail::new(at, format!("`{word}` is not an element type")))
     }
 
     /// Domain and name, both optional; a domain only before a name.
@@ -315,7 +336,10 @@ impl Cursor<'_> {
         let ty = ty.and_then(Type::as_tensor);
         let dims = ty.and_then(|ty| ty.shape.as_ref()?.dims());
         let (Some(ty), Some(dims)) = (ty, dims) else {
-            return Err(Fail::new(type_at, "a tensor with elements needs an element type and fixed dimensions"));
+            return Err(Fail::new(
+                type_at,
+                "a tensor with elements needs an element type and fixed dimensions",
+            ));
         };
         if self.take("{") {
             return read_tensor(self, ty.dtype, dims.to_vec());
@@ -335,7 +359,8 @@ impl Cursor<'_> {
         let outputs = self.idents('=')?;
         self.expect("=")?;
         let (domain, op) = self.op()?;
-        let overload = if self.take(":") { Some(self.identifier("an overload")?.into()) } else { None };
+        let overload =
+            if self.take(":") { Some(self.identifier("an overload")?.into()) } else { None };
         let mut attrs = self.attrs()?;
         self.expect("(")?;
         let inputs = self.idents(')')?;
@@ -351,7 +376,8 @@ impl Cursor<'_> {
         if !self.take("[") {
             return Ok(None);
         }
-        let name = if self.peek() == Some(']') { String::new() } else { self.name("the name of a node")? };
+        let name =
+            if self.peek() == Some(']') { String::new() } else { self.name("the name of a node")? };
         self.expect("]")?;
         Ok(Some(name.into()))
     }
@@ -411,8 +437,12 @@ impl Cursor<'_> {
         } else {
             let single = self.attr_value(code.filter(|&code| element_code(code).is_none()))?;
             match (single, code) {
-                (Single::Ref(name), code) => AttrValueText::Plain(AttrValue::Ref(name, code.unwrap_or(UNDEFINED))),
-                (single, Some(code)) if code != single.code() => return Err(mismatch(at, code, "a single value")),
+                (Single::Ref(name), code) => {
+                    AttrValueText::Plain(AttrValue::Ref(name, code.unwrap_or(UNDEFINED)))
+                }
+                (single, Some(code)) if code != single.code() => {
+                    return Err(mismatch(at, code, "a single value"));
+                }
                 (Single::Graph(graph), _) => AttrValueText::Graph(graph),
                 (single, _) => AttrValueText::Plain(plain(single)),
             }
@@ -448,7 +478,9 @@ impl Cursor<'_> {
         }
         match self.peek_identifier() {
             Some(word) if is_type_word(word) => return self.tensor_or_type(),
-            Some(word) if !is_float_word(word) => return Ok(Single::Graph(Box::new(self.nested(Cursor::graph)?))),
+            Some(word) if !is_float_word(word) => {
+                return Ok(Single::Graph(Box::new(self.nested(Cursor::graph)?)));
+            }
             // Names of bodies are identifiers in ONNX's own parser; a string is nothing else where a graph is due.
             None if expected == Some(GRAPH) && self.peek() == Some('"') => {
                 return Ok(Single::Graph(Box::new(self.nested(Cursor::graph)?)));
@@ -467,7 +499,8 @@ impl Cursor<'_> {
     fn tensor_or_type(&mut self) -> Parsed<Single> {
         let at = self.at();
         let ty = self.value_type()?;
-        let is_tensor = matches!(self.peek(), Some('{' | '=' | '"')) || self.peek_identifier().is_some();
+        let is_tensor =
+            matches!(self.peek(), Some('{' | '=' | '"')) || self.peek_identifier().is_some();
         if !is_tensor {
             return Ok(Single::Type(ty));
         }
@@ -515,7 +548,11 @@ fn join(at: usize, code: Option<i32>, items: Vec<(usize, Single)>) -> Parsed<Att
             return Err(Fail::new(at, "a list cannot hold a reference"));
         }
         if item.code() != code {
-            return Err(mismatch(at, code, attr_type_name(item.code()).unwrap_or("something else")));
+            return Err(mismatch(
+                at,
+                code,
+                attr_type_name(item.code()).unwrap_or("something else"),
+            ));
         }
         match item {
             Single::Int(i) => ints.push(i),

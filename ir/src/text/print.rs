@@ -7,8 +7,8 @@ use super::literal::{Form, Unwritable, float32, quoted, write_elements};
 use super::parse::{attr_type_name, is_type_word};
 use crate::model::Def;
 use crate::{
-    Attr, AttrValue, DataType, Dim, Function, GraphId, Model, Name, Node, NodeId, Opset, Shape, Tensor, TensorData,
-    TensorError, TensorType, Type, Value, ValueId, type_from_proto,
+    Attr, AttrValue, DataType, Dim, Function, GraphId, Model, Name, Node, NodeId, Opset, Shape,
+    Tensor, TensorData, TensorError, TensorType, Type, Value, ValueId, type_from_proto,
 };
 
 /// Key of the node metadata that names the pass that made the node.
@@ -273,7 +273,9 @@ impl<'m> Printer<'m> {
         let g = &self.model[graph];
         let name = g.name.as_deref().unwrap_or("");
         match fallback {
-            Some(fallback) if !is_body_name(name) => self.push(if is_body_name(fallback) { fallback } else { "body" }),
+            Some(fallback) if !is_body_name(name) => {
+                self.push(if is_body_name(fallback) { fallback } else { "body" })
+            }
             _ => self.name(name),
         }
         self.push(" ");
@@ -309,14 +311,12 @@ impl<'m> Printer<'m> {
         let g = &self.model[graph];
         let infos = if self.style == Style::Brief { &[] } else { g.value_info.as_slice() };
         let initializers = g.initializers().iter().map(|&value| (value, true));
-        let all: Vec<(ValueId, bool)> = initializers.chain(infos.iter().map(|&value| (value, false))).collect();
+        let all: Vec<(ValueId, bool)> =
+            initializers.chain(infos.iter().map(|&value| (value, false))).collect();
         if !all.is_empty() {
-            self.block(
-                all,
-                |p, (value, is_initializer)| {
-                    if is_initializer { p.initializer(value) } else { p.declared(value, true) }
-                },
-            );
+            self.block(all, |p, (value, is_initializer)| {
+                if is_initializer { p.initializer(value) } else { p.declared(value, true) }
+            });
             self.push(" ");
         }
     }
@@ -400,7 +400,8 @@ impl<'m> Printer<'m> {
 
     /// Types of the outputs, and the pass that made the node.
     fn comment(&mut self, node: &Node) {
-        let types: Vec<_> = node.outputs().iter().flatten().map(|&v| self.model[v].ty.as_ref()).collect();
+        let types: Vec<_> =
+            node.outputs().iter().flatten().map(|&v| self.model[v].ty.as_ref()).collect();
         let mut parts = Vec::new();
         if types.iter().any(Option::is_some) {
             let text = |ty: Option<&Type>| ty.map_or_else(|| "?".into(), Type::to_string);
@@ -507,7 +508,9 @@ impl<'m> Printer<'m> {
             Err(source) => return self.broken_tensor(place, source),
         };
         match &tensor.data {
-            TensorData::External(external) if self.style.is_full() => self.push(&string_pairs(&external.entries)),
+            TensorData::External(external) if self.style.is_full() => {
+                self.push(&string_pairs(&external.entries))
+            }
             _ if elements > self.style.limit() => {
                 let limit = self.style.limit();
                 self.refuse(PrintError::TooLarge { place: place.to_owned(), elements, limit });
@@ -573,8 +576,11 @@ impl<'m> Printer<'m> {
 
 /// The type that a value is declared with, which for a constant may say less than the type of its elements.
 fn declared_type(value: &Value) -> Option<Cow<'_, Type>> {
-    let declared =
-        value.extra.as_ref().filter(|_| value.tensor().is_some()).and_then(|extra| extra.type_proto.as_ref());
+    let declared = value
+        .extra
+        .as_ref()
+        .filter(|_| value.tensor().is_some())
+        .and_then(|extra| extra.type_proto.as_ref());
     match declared.and_then(type_from_proto) {
         Some(ty) => Some(Cow::Owned(ty)),
         None => value.ty.as_ref().map(Cow::Borrowed),

@@ -119,7 +119,8 @@ g (float[2] x) => (float[2] y) {
 #[test]
 fn reads_left_out_inputs_as_onnx_does() {
     let model = read("g (float x) => (float x) { a = F (, x) b = F (x,) c = F (,) d = F () }");
-    let counts: Vec<usize> = model.nodes(model.root()).map(|node| model[node].inputs().len()).collect();
+    let counts: Vec<usize> =
+        model.nodes(model.root()).map(|node| model[node].inputs().len()).collect();
     assert_eq!(counts, [2, 1, 1, 0]);
 }
 
@@ -148,7 +149,8 @@ fn takes_the_type_of_an_attribute_from_its_value() {
 
 #[test]
 fn an_integer_is_a_float_where_one_is_due() {
-    let model = read("g (float x) => (float y) { y = F <a: float = -0, b: floats = [16777217]> (x) }");
+    let model =
+        read("g (float x) => (float y) { y = F <a: float = -0, b: floats = [16777217]> (x) }");
     let node = model.nodes(model.root()).next().expect("a node");
     assert_eq!(model[node].attrs.float("a").map(f32::to_bits), Some((-0.0f32).to_bits()));
     assert_eq!(model[node].attrs.floats("b"), Some(&[16_777_216.0][..]));
@@ -188,7 +190,10 @@ fn a_body_reads_values_around_it() {
     assert_eq!(value(&model, "late").uses().len(), 1);
     for (_, node) in model.all_nodes() {
         for (_, body) in node.attrs.graphs() {
-            assert_eq!(model[body].owner().map(|owner| model[owner].op().name.clone()), Some("If".into()));
+            assert_eq!(
+                model[body].owner().map(|owner| model[owner].op().name.clone()),
+                Some("If".into())
+            );
         }
     }
 }
@@ -273,7 +278,9 @@ fn complex_numbers_are_pairs() {
 
 #[test]
 fn strings_round_trip() {
-    unchanged("g () => () <\n   string[3] w = {\"a\\\"b\\\\\", \"two\nlines # ö\", \"\"}\n> {\n}\n");
+    unchanged(
+        "g () => () <\n   string[3] w = {\"a\\\"b\\\\\", \"two\nlines # ö\", \"\"}\n> {\n}\n",
+    );
 }
 
 const MODEL: &str = r#"
@@ -315,7 +322,9 @@ fn keeps_header_names_external_data_and_functions() {
 
 #[test]
 fn types_of_a_functions_inputs_are_value_info() {
-    let model = parse("g () => () {} f (float[N] a) => (float[N] b) <float[N] t> { t = Neg (a) b = Neg (t) }");
+    let model = parse(
+        "g () => () {} f (float[N] a) => (float[N] b) <float[N] t> { t = Neg (a) b = Neg (t) }",
+    );
     let model = model.expect("well formed");
     let body = &model[model.functions[0].body];
     let names: Vec<&str> = body.value_info.iter().map(|&v| model[v].name().as_str()).collect();
@@ -324,7 +333,8 @@ fn types_of_a_functions_inputs_are_value_info() {
 
 #[test]
 fn a_graph_without_header_imports_what_it_uses() {
-    let model = read("g (float x) => (float y) { t = a.b.F (x) u = a.b.G (t) y = ai.onnx.Relu (u) }");
+    let model =
+        read("g (float x) => (float y) { t = a.b.F (x) u = a.b.G (t) y = ai.onnx.Relu (u) }");
     let imports: Vec<(&str, Option<i64>)> =
         model.opsets.iter().map(|o| (o.domain.as_deref().unwrap_or("?"), o.version)).collect();
     assert_eq!(imports, [("", Some(13)), ("a.b", Some(1))]);
@@ -337,10 +347,15 @@ fn comments_reach_to_the_end_of_the_line() {
 
 #[test]
 fn large_tensors_are_refused_by_name() {
-    let model = read("g () => () <float[3] w = {1, 2, 3}> { c = Constant <value = int8[4] {1, 2, 3, 4}> () }");
+    let model = read(
+        "g () => () <float[3] w = {1, 2, 3}> { c = Constant <value = int8[4] {1, 2, 3, 4}> () }",
+    );
     let refused = |limit| print(&model, Mode::Full { limit }).expect_err("too large").to_string();
     assert_eq!(refused(2), "initializer `w` has 3 elements, more than the limit of 2");
-    assert_eq!(refused(3), "attribute `value` of Constant making \"c\" has 4 elements, more than the limit of 3");
+    assert_eq!(
+        refused(3),
+        "attribute `value` of Constant making \"c\" has 4 elements, more than the limit of 3"
+    );
     assert!(print(&model, Mode::Full { limit: 4 }).is_ok());
 }
 
@@ -354,14 +369,20 @@ fn what_has_no_words_is_refused() {
         *model.node_mut(node).attrs() = attrs;
         print(&model, FULL).expect_err("cannot be said").to_string()
     };
-    assert_eq!(refused("a b", 1.into()), "F making \"y\": ONNX text cannot express this name of an attribute");
+    assert_eq!(
+        refused("a b", 1.into()),
+        "F making \"y\": ONNX text cannot express this name of an attribute"
+    );
     let bytes = AttrValue::String(vec![0xff].into());
     assert_eq!(
         refused("s", bytes),
         "attribute `s` of F making \"y\": ONNX text cannot express bytes that are not UTF-8"
     );
     let sparse = AttrValue::Sparse(Box::default());
-    assert_eq!(refused("s", sparse), "attribute `s` of F making \"y\": ONNX text cannot express a sparse tensor");
+    assert_eq!(
+        refused("s", sparse),
+        "attribute `s` of F making \"y\": ONNX text cannot express a sparse tensor"
+    );
 }
 
 #[test]
@@ -371,13 +392,19 @@ fn counts_what_is_left_out() {
     *model.node_mut(node).doc_string() = Some("doc".into());
     model.node_mut(node).metadata().push(("k".into(), "v".into()));
     let text = print(&model, FULL).expect("small");
-    assert!(text.starts_with("# Left out: 1 documentation strings\n# Left out: 1 metadata entries\n<\n"), "{text}");
+    assert!(
+        text.starts_with(
+            "# Left out: 1 documentation strings\n# Left out: 1 metadata entries\n<\n"
+        ),
+        "{text}"
+    );
     assert!(parse(&text).is_ok());
 }
 
 #[test]
 fn bodies_get_names_that_can_stand_there() {
-    let mut model = read("g (bool c, float x) => (float y) { y = If (c) <then_branch = t () => (x) {}> }");
+    let mut model =
+        read("g (bool c, float x) => (float y) { y = If (c) <then_branch = t () => (x) {}> }");
     let body = model.graphs().last().expect("a body");
     for name in [None, Some("a/b"), Some("float"), Some("nan_"), Some("")] {
         *model.graph_mut(body).name() = name.map(Name::from);
@@ -443,14 +470,29 @@ fn errors_say_what_was_expected_and_where() {
         ("g (map(seq, int8) a) => () {}", "1:8 `seq` is not an element type"),
         ("g () => () { y = F <a> () }", "1:22 expected `=`, found `>`"),
         ("g () => () { y = F <a: real = 1> () }", "1:24 `real` is not an attribute type"),
-        ("g () => () { y = F <a: int = 1.5> () }", "1:30 expected an attribute of type int, found float"),
-        ("g () => () { y = F <a: ints = 1> () }", "1:31 expected an attribute of type ints, found a single value"),
-        ("g () => () { y = F <a: int = [1]> () }", "1:30 expected an attribute of type int, found a list"),
-        ("g () => () { y = F <a = [1, 2.5]> () }", "1:29 expected an attribute of type int, found float"),
+        (
+            "g () => () { y = F <a: int = 1.5> () }",
+            "1:30 expected an attribute of type int, found float",
+        ),
+        (
+            "g () => () { y = F <a: ints = 1> () }",
+            "1:31 expected an attribute of type ints, found a single value",
+        ),
+        (
+            "g () => () { y = F <a: int = [1]> () }",
+            "1:30 expected an attribute of type int, found a list",
+        ),
+        (
+            "g () => () { y = F <a = [1, 2.5]> () }",
+            "1:29 expected an attribute of type int, found float",
+        ),
         ("g () => () { y = F <a = []> () }", "1:25 an empty list needs a type, such as `: ints`"),
         ("g () => () { y = F <a = [@b]> () }", "1:26 a list cannot hold a reference"),
         ("g () => () { y = F <a = 1, a = 2> () }", "1:28 attribute `a` is given twice"),
-        ("g () => () { y = F <a = 99999999999999999999> () }", "1:25 99999999999999999999 does not fit 64 bits"),
+        (
+            "g () => () { y = F <a = 99999999999999999999> () }",
+            "1:25 99999999999999999999 does not fit 64 bits",
+        ),
         ("g () => () { y = F <a = 1e99> () }", "1:25 1e99 is too large for its type"),
         ("g () => () { y = F <a = 1e> () }", "1:25 1e is not a number"),
         ("g () => () <float[2] w = {1}> {}", "1:27 expected 2 elements, found 1"),
@@ -458,8 +500,14 @@ fn errors_say_what_was_expected_and_where() {
         ("g () => () <string[2] w = {\"\"}> {}", "1:28 expected 2 elements, found 1"),
         ("g () => () <int8[1] w = {128}> {}", "1:26 128 is not in the range of int8"),
         ("g () => () <int8[1] w = {1.0}> {}", "1:26 expected an element of type int8, found 1.0"),
-        ("g () => () <float[1] w = {\"1\"}> {}", "1:27 expected an element of type float, found a string"),
-        ("g () => () <float[N] w = {1}> {}", "1:13 a tensor with elements needs an element type and fixed dimensions"),
+        (
+            "g () => () <float[1] w = {\"1\"}> {}",
+            "1:27 expected an element of type float, found a string",
+        ),
+        (
+            "g () => () <float[N] w = {1}> {}",
+            "1:13 a tensor with elements needs an element type and fixed dimensions",
+        ),
         (
             "g () => () <float[1] w = 1> {}",
             "1:26 expected `{` with elements or `[` with the place of external data, found a number",
@@ -489,7 +537,10 @@ fn names_must_be_defined_once() {
         // A function does not see the graph.
         ("g (float x) => () {} f () => (y) { y = F (x) }", "1:43 nothing defines `x`"),
         // Nor do bodies see each other.
-        ("g () => () { y = F <a = t () => () { v = F () }, b = u () => (v) {}> () }", "1:63 nothing defines `v`"),
+        (
+            "g () => () { y = F <a = t () => () { v = F () }, b = u () => (v) {}> () }",
+            "1:63 nothing defines `v`",
+        ),
     ] {
         assert_eq!(error(text), expected, "{text}");
     }
@@ -526,7 +577,9 @@ fn the_caret_stands_below_the_place() {
 
 #[test]
 fn nesting_has_a_limit() {
-    let types = |depth: usize| format!("g ({}float{} x) => () {{}}", "seq(".repeat(depth), ")".repeat(depth));
+    let types = |depth: usize| {
+        format!("g ({}float{} x) => () {{}}", "seq(".repeat(depth), ")".repeat(depth))
+    };
     assert!(parse_graph(&types(64), 13).is_ok());
     assert_eq!(error(&types(100_000)), "1:264 nested more than 64 deep");
     let bodies = "g () => () { = F <a = ".repeat(100_000);

@@ -40,7 +40,9 @@ impl Pass for CastInputsToInt32 {
         let mut changed = false;
         for input in model[root].inputs().to_vec() {
             let Some(ty) = model[input].tensor_type().cloned() else { continue };
-            if model.constant(input).is_some() || !matches!(ty.dtype, DataType::Int64 | DataType::Uint64) {
+            if model.constant(input).is_some()
+                || !matches!(ty.dtype, DataType::Int64 | DataType::Uint64)
+            {
                 continue;
             }
             let name = model[input].name().clone();
@@ -51,7 +53,10 @@ impl Pass for CastInputsToInt32 {
             if !cx.spend() {
                 break;
             }
-            cx.note(pass, format!("input {name} is int32 now, was {}: feed values below 2^31", ty.dtype));
+            cx.note(
+                pass,
+                format!("input {name} is int32 now, was {}: feed values below 2^31", ty.dtype),
+            );
             narrow(model, input, pass);
             changed = true;
         }

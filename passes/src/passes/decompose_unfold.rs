@@ -97,10 +97,13 @@ fn gathered(m: &Model, root: NodeId) -> Result<Unfold, Miss> {
         .map_err(|_| Miss::NoMatch)?;
     let index = ints(m, index)?;
     let at = |i: i64, j: i64| index.get(usize::try_from(i * columns + j).ok()?).copied();
-    let (Some(start), Some(last)) = (at(0, 0), at(rows - 1, columns - 1)) else { return Err(Miss::NoMatch) };
+    let (Some(start), Some(last)) = (at(0, 0), at(rows - 1, columns - 1)) else {
+        return Err(Miss::NoMatch);
+    };
     let down = if rows > 1 { at(1, 0).map_or(0, |n| n - start) } else { 0 };
     let right = if columns > 1 { at(0, 1).map_or(0, |n| n - start) } else { 0 };
-    let linear = (0..rows).all(|i| (0..columns).all(|j| at(i, j) == Some(start + i * down + j * right)));
+    let linear =
+        (0..rows).all(|i| (0..columns).all(|j| at(i, j) == Some(start + i * down + j * right)));
     if !linear {
         return unmet("the index is not an arithmetic progression");
     }
@@ -124,7 +127,8 @@ fn stacked(m: &Model, root: NodeId) -> Result<Unfold, Miss> {
     let out = dims(m, output(m, root)?)?;
     let stack = onnxfix_ir::op::normal_axis(m[root].attrs.int("axis").unwrap_or(0), out.len())
         .map_err(|_| Miss::NoMatch)?;
-    let slices = parts.iter().map(|&p| stacked_slice(m, p, stack)).collect::<Result<Vec<Slice>, Miss>>()?;
+    let slices =
+        parts.iter().map(|&p| stacked_slice(m, p, stack)).collect::<Result<Vec<Slice>, Miss>>()?;
     let first = &slices[0];
     let step = slices[1].start - first.start;
     let same = |s: &Slice| s.x == first.x && s.axis == first.axis && s.len == first.len;
@@ -181,10 +185,14 @@ fn slice(m: &Model, value: ValueId) -> Result<Slice, Miss> {
         Some(v) => ints(m, v).map(Some),
         None => Ok(m[node].attrs.ints(attr).map(<[i64]>::to_vec)),
     };
-    let (Some(starts), Some(ends)) = (operand(1, "starts")?, operand(2, "ends")?) else { return Err(Miss::NoMatch) };
+    let (Some(starts), Some(ends)) = (operand(1, "starts")?, operand(2, "ends")?) else {
+        return Err(Miss::NoMatch);
+    };
     let axes = operand(3, "axes")?.unwrap_or_else(|| (0..starts.len() as i64).collect());
     let steps = operand(4, "steps")?.unwrap_or_else(|| vec![1; starts.len()]);
-    let ([start], [end], [axis], [1]) = (starts.as_slice(), ends.as_slice(), axes.as_slice(), steps.as_slice()) else {
+    let ([start], [end], [axis], [1]) =
+        (starts.as_slice(), ends.as_slice(), axes.as_slice(), steps.as_slice())
+    else {
         return unmet("a slice takes more than one axis, or steps");
     };
     let axis = onnxfix_ir::op::normal_axis(*axis, from.len()).map_err(|_| Miss::NoMatch)?;
@@ -232,7 +240,8 @@ impl Unfold {
         let order = self.order(&layout, source.len());
         let in_order = order.iter().enumerate().all(|(i, &p)| p == i as i64);
         let y = if in_order { y } else { patch.transpose(y, &order) };
-        let moved: Vec<i64> = order.iter().map(|&p| split[usize::try_from(p).unwrap_or(0)]).collect();
+        let moved: Vec<i64> =
+            order.iter().map(|&p| split[usize::try_from(p).unwrap_or(0)]).collect();
         Ok(if moved == out.as_slice() { y } else { patch.reshape(y, out) })
     }
 
@@ -242,7 +251,12 @@ impl Unfold {
         // An axis of the source behind the sliced one moved one place when that became two.
         let place = |axis: usize| if axis > layout.axis { axis + 1 } else { axis };
         let mut order: Vec<i64> = Vec::with_capacity(rank + 1);
-        let mut rest = layout.axes.iter().enumerate().filter(|&(x_axis, _)| x_axis != self.axis).map(|(_, a)| *a);
+        let mut rest = layout
+            .axes
+            .iter()
+            .enumerate()
+            .filter(|&(x_axis, _)| x_axis != self.axis)
+            .map(|(_, a)| *a);
         for at in 0..=layout.axes.len() {
             let from = if at == self.count_at {
                 Some(layout.axis)
@@ -279,7 +293,8 @@ impl Layout {
     /// unfolded axis.
     fn of(m: &Model, x: ValueId, axis: usize) -> Result<Layout, Miss> {
         let rank = dims(m, x)?.len();
-        let mut layout = Layout { source: x, axes: (0..rank).map(Some).collect(), axis, pads: (0, 0) };
+        let mut layout =
+            Layout { source: x, axes: (0..rank).map(Some).collect(), axis, pads: (0, 0) };
         while let Some(node) = m.producer(layout.source) {
             if !layout.step(m, node) {
                 break;
@@ -315,7 +330,10 @@ fn axis_map(m: &Model, node: NodeId, from: &Dims, to: &Dims) -> Option<Vec<Optio
         return Some((0..to.len()).map(Some).collect());
     }
     if op.is("Transpose") {
-        return perm(m, node, from.len()).into_iter().map(|p| Some(usize::try_from(p).ok())).collect();
+        return perm(m, node, from.len())
+            .into_iter()
+            .map(|p| Some(usize::try_from(p).ok()))
+            .collect();
     }
     if !is_reshape(m, node) {
         return None;
@@ -344,7 +362,9 @@ fn axis_map(m: &Model, node: NodeId, from: &Dims, to: &Dims) -> Option<Vec<Optio
 
 /// Zeros before and after one axis, when that is all that a Pad does.
 fn zero_pads(m: &Model, node: NodeId, axis: usize, rank: usize) -> Option<(i64, i64)> {
-    if m[node].attrs.str("mode").is_some_and(|mode| mode != "constant") || m[node].input(3).is_some() {
+    if m[node].attrs.str("mode").is_some_and(|mode| mode != "constant")
+        || m[node].input(3).is_some()
+    {
         return None;
     }
     let zero = match m[node].input(2) {
@@ -357,7 +377,8 @@ fn zero_pads(m: &Model, node: NodeId, axis: usize, rank: usize) -> Option<(i64, 
     };
     let only_here = pads.iter().enumerate().all(|(i, &p)| p == 0 || i % rank == axis);
     let (before, after) = (*pads.get(axis)?, *pads.get(axis + rank)?);
-    (zero && only_here && pads.len() == 2 * rank && before >= 0 && after >= 0).then_some((before, after))
+    (zero && only_here && pads.len() == 2 * rank && before >= 0 && after >= 0)
+        .then_some((before, after))
 }
 
 #[cfg(test)]

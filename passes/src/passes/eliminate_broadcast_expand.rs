@@ -60,7 +60,8 @@ impl Rewrite for EliminateBroadcastExpand {
 /// Whether a Tile repeats only axes of length 1, which is what Expand does.
 fn tiles_ones(m: &Model, x: ValueId, y: ValueId) -> Result<bool, Miss> {
     let (from, to) = (shape(m, x)?, shape(m, y)?);
-    Ok(from.rank() == to.rank() && from.0.iter().zip(&to.0).all(|(a, b)| a.same(b) || *a == Dim::Fixed(1)))
+    Ok(from.rank() == to.rank()
+        && from.0.iter().zip(&to.0).all(|(a, b)| a.same(b) || *a == Dim::Fixed(1)))
 }
 
 /// Whether `node` gives the same when it reads a value of shape `narrow` wherever it reads `y`.
@@ -80,7 +81,8 @@ fn broadcasts(m: &Model, node: NodeId, y: ValueId, narrow: &Shape) -> bool {
         let batch = |s: &Shape| Shape(s.0[..s.rank() - 2].into());
         return wide.rank() >= 2
             && matrix(wide) == matrix(narrow)
-            && op::broadcast(&batch(inputs[0]), &batch(inputs[1])).is_ok_and(|s| is_same(&s, &batch(result)));
+            && op::broadcast(&batch(inputs[0]), &batch(inputs[1]))
+                .is_ok_and(|s| is_same(&s, &batch(result)));
     }
     false
 }
@@ -93,8 +95,28 @@ fn is_same(a: &Shape, b: &Shape) -> bool {
 fn reads_broadcast(op: &str) -> bool {
     matches!(
         op,
-        "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Mod" | "And" | "Or" | "Xor" | "Equal" | "Greater" | "GreaterOrEqual"
-            | "Less" | "LessOrEqual" | "Where" | "Max" | "Min" | "Sum" | "Mean" | "BitwiseAnd" | "BitwiseOr" | "BitwiseXor"
+        "Add"
+            | "Sub"
+            | "Mul"
+            | "Div"
+            | "Pow"
+            | "Mod"
+            | "And"
+            | "Or"
+            | "Xor"
+            | "Equal"
+            | "Greater"
+            | "GreaterOrEqual"
+            | "Less"
+            | "LessOrEqual"
+            | "Where"
+            | "Max"
+            | "Min"
+            | "Sum"
+            | "Mean"
+            | "BitwiseAnd"
+            | "BitwiseOr"
+            | "BitwiseXor"
             | "BitShift"
     )
 }

@@ -52,7 +52,8 @@ impl Pass for EliminateCommonSubexpressions {
                 };
                 let pairs: Option<Vec<(ValueId, ValueId)>> = outputs_in_pairs(model, first, node);
                 let Some(pairs) = pairs else { continue };
-                let both_public = pairs.iter().any(|&(a, b)| model.is_output(a) && model.is_output(b));
+                let both_public =
+                    pairs.iter().any(|&(a, b)| model.is_output(a) && model.is_output(b));
                 if both_public || !cx.spend() {
                     continue;
                 }
@@ -71,7 +72,11 @@ impl Pass for EliminateCommonSubexpressions {
 }
 
 /// Outputs of both nodes side by side, where the first has all that the second has.
-fn outputs_in_pairs(model: &Model, first: NodeId, second: NodeId) -> Option<Vec<(ValueId, ValueId)>> {
+fn outputs_in_pairs(
+    model: &Model,
+    first: NodeId,
+    second: NodeId,
+) -> Option<Vec<(ValueId, ValueId)>> {
     let gone = model[second].outputs().iter().enumerate().filter_map(|(i, v)| Some((i, (*v)?)));
     gone.map(|(i, gone)| Some((model[first].output(i)?, gone))).collect()
 }

@@ -42,7 +42,8 @@ impl Pass for EliminateDeadNodes {
             let mut nodes: Vec<NodeId> = model.nodes(graph).collect();
             nodes.reverse();
             for node in nodes {
-                let dead = model[node].outputs().iter().flatten().all(|&v| model[v].uses().is_empty());
+                let dead =
+                    model[node].outputs().iter().flatten().all(|&v| model[v].uses().is_empty());
                 if dead && cx.spend() {
                     model.remove_node(node);
                     changed = true;

@@ -38,7 +38,8 @@ impl Rewrite for EliminateDropout {
     }
 
     fn try_rewrite(&self, m: &Model, root: NodeId) -> Result<Patch, Miss> {
-        let zero = |slot| m[root].input(slot).is_none_or(|v| crate::matching::uniform(m, v) == Some(0.0));
+        let zero =
+            |slot| m[root].input(slot).is_none_or(|v| crate::matching::uniform(m, v) == Some(0.0));
         // Without a ratio input the ratio is 0.5.
         let no_ratio = m[root].input(1).is_some() && zero(1);
         if !zero(2) && !no_ratio {

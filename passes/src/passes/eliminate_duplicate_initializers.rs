@@ -45,7 +45,9 @@ impl Pass for EliminateDuplicateInitializers {
                 let Some(tensor) = model.constant(value) else { continue };
                 let key = (tensor.dtype, tensor.dims.clone(), sample(tensor));
                 let bucket = buckets.entry(key).or_default();
-                let equal = bucket.iter().find(|&&v| model.constant(v).is_some_and(|t| t.same_content(tensor)));
+                let equal = bucket
+                    .iter()
+                    .find(|&&v| model.constant(v).is_some_and(|t| t.same_content(tensor)));
                 match equal {
                     Some(&first) if !model.is_public(value) => {
                         if !cx.spend() {

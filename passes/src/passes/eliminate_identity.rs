@@ -49,7 +49,10 @@ mod tests {
 
     #[test]
     fn takes_the_name_of_a_graph_output() {
-        let after = rewritten(&EliminateIdentity, "g (float[2] x) => (float[2] y) { r = Relu (x)  y = Identity (r) }");
+        let after = rewritten(
+            &EliminateIdentity,
+            "g (float[2] x) => (float[2] y) { r = Relu (x)  y = Identity (r) }",
+        );
         insta::assert_snapshot!(after, @r"
         g (float[2] x) => (float[2] y) {
            y = Relu (x)

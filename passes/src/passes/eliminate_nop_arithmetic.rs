@@ -78,7 +78,9 @@ mod tests {
         for op in ["Sub", "Div", "Pow"] {
             untouched(
                 &EliminateNopArithmetic,
-                &format!("g (float[2] x) => (float[2] y) <float c = {{1}}> {{ a = {op} (c, x)  y = Relu (a) }}"),
+                &format!(
+                    "g (float[2] x) => (float[2] y) <float c = {{1}}> {{ a = {op} (c, x)  y = Relu (a) }}"
+                ),
             );
         }
     }

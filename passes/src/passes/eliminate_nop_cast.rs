@@ -40,7 +40,11 @@ impl Rewrite for EliminateNopCast {
         let x = input(m, root, 0)?;
         let to = match m[root].input(1) {
             Some(like) => dtype(m, like)?,
-            None => m[root].attrs.int("to").and_then(|c| DataType::from_code(i32::try_from(c).ok()?)).ok_or(Miss::NoMatch)?,
+            None => m[root]
+                .attrs
+                .int("to")
+                .and_then(|c| DataType::from_code(i32::try_from(c).ok()?))
+                .ok_or(Miss::NoMatch)?,
         };
         if dtype(m, x)? != to {
             return Err(Miss::NoMatch);

@@ -59,10 +59,14 @@ impl Rewrite for EliminateUnitAxes {
             let axes: Vec<i64> = kept.iter().filter_map(|&at| perm.get(at).copied()).collect();
             let mut order = axes.clone();
             order.sort_unstable();
-            let made: Vec<i64> = order.iter().filter_map(|&p| b.get(usize::try_from(p).ok()?).copied()).collect();
+            let made: Vec<i64> =
+                order.iter().filter_map(|&p| b.get(usize::try_from(p).ok()?).copied()).collect();
             let reshaped = patch.reshape(x.into(), &made);
-            let moves: Vec<i64> =
-                axes.iter().filter_map(|p| order.iter().position(|q| q == p)).map(|i| i as i64).collect();
+            let moves: Vec<i64> = axes
+                .iter()
+                .filter_map(|p| order.iter().position(|q| q == p))
+                .map(|i| i as i64)
+                .collect();
             patch.transpose(reshaped, &moves)
         } else if let Some(kept) = without_units(&b, &a) {
             // The first Reshape adds axes: what it was given is transposed instead.

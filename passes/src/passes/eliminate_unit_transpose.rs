@@ -37,8 +37,11 @@ impl Rewrite for EliminateUnitTranspose {
         let (x, y) = (input(m, root, 0)?, output(m, root)?);
         let (from, to) = (dims(m, x)?, dims(m, y)?);
         let perm = perm(m, root, from.len());
-        let long: Vec<i64> =
-            perm.iter().copied().filter(|&p| usize::try_from(p).is_ok_and(|p| from.get(p) != Some(&1))).collect();
+        let long: Vec<i64> = perm
+            .iter()
+            .copied()
+            .filter(|&p| usize::try_from(p).is_ok_and(|p| from.get(p) != Some(&1)))
+            .collect();
         let in_order = perm.iter().enumerate().all(|(i, &p)| p == i as i64);
         if in_order || !long.is_sorted() || to.contains(&0) {
             return Err(Miss::NoMatch);

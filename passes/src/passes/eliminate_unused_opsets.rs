@@ -33,7 +33,8 @@ declare_pass! {
 
 impl Pass for EliminateUnusedOpsets {
     fn run(&self, model: &mut Model, cx: &mut PassCx<'_>) -> Result<Changed, PassError> {
-        let mut used: HashSet<String> = model.all_nodes().map(|(_, n)| n.op().domain().to_owned()).collect();
+        let mut used: HashSet<String> =
+            model.all_nodes().map(|(_, n)| n.op().domain().to_owned()).collect();
         used.insert(String::new());
         let mut seen: HashSet<String> = HashSet::new();
         let before = model.opsets.len();

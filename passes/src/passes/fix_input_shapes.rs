@@ -42,7 +42,10 @@ impl Pass for FixInputShapes {
             let n = model.unlist_initializers(root);
             // Before version 4 of the format, every initializer had to be an input too.
             model.header.ir_version = model.header.ir_version.map(|v| v.max(4));
-            cx.warn(name, format!("{n} initializers were listed as inputs; they are constants now"));
+            cx.warn(
+                name,
+                format!("{n} initializers were listed as inputs; they are constants now"),
+            );
             changed = true;
         }
         let inputs: Vec<ValueId> = model[root].inputs().to_vec();
@@ -74,7 +77,10 @@ fn check_names(model: &Model, inputs: &[ValueId], cx: &PassCx<'_>) -> Result<(),
     for given in &cx.options.shapes {
         if !inputs.iter().any(|&v| *model[v].name() == *given.name) {
             let inputs: Vec<String> = inputs.iter().map(|&v| declared(model, v)).collect();
-            return Err(ShapeError::NoInput { name: given.name.clone(), inputs: inputs.join(", ") });
+            return Err(ShapeError::NoInput {
+                name: given.name.clone(),
+                inputs: inputs.join(", "),
+            });
         }
     }
     let symbols = symbols_of(model, inputs);
@@ -112,7 +118,11 @@ fn given<'a>(cx: &PassCx<'a>, name: &str) -> Option<&'a InputShape> {
 }
 
 /// The number of each symbol, where the user's flags say one and only one.
-fn bind_symbols(model: &Model, inputs: &[ValueId], cx: &PassCx<'_>) -> Result<HashMap<String, Option<i64>>, ShapeError> {
+fn bind_symbols(
+    model: &Model,
+    inputs: &[ValueId],
+    cx: &PassCx<'_>,
+) -> Result<HashMap<String, Option<i64>>, ShapeError> {
     let mut symbols: HashMap<String, Option<i64>> = HashMap::new();
     for dim in &cx.options.dims {
         if let Some(Some(first)) = symbols.insert(dim.symbol.clone(), Some(dim.value))
@@ -141,7 +151,9 @@ fn bind_symbols(model: &Model, inputs: &[ValueId], cx: &PassCx<'_>) -> Result<Ha
         }
         for (dim, &n) in shape.0.iter().zip(&given.dims) {
             let Dim::Symbol(symbol) = dim else { continue };
-            if let Some(by_flag) = cx.options.dims.iter().find(|d| d.symbol == symbol.as_str() && d.value != n) {
+            if let Some(by_flag) =
+                cx.options.dims.iter().find(|d| d.symbol == symbol.as_str() && d.value != n)
+            {
                 return Err(ShapeError::Conflict {
                     symbol: symbol.to_string(),
                     first: by_flag.value,
@@ -181,28 +193,39 @@ fn fixed_shape(
             (None, Dim::Symbol(s)) => symbols.get(s.as_str()).copied().flatten(),
             (None, _) => None,
         };
-        let kept = matches!(&*dim, Dim::Symbol(s) if cx.options.keep_dims.iter().any(|k| k == s.as_str()));
+        let kept =
+            matches!(&*dim, Dim::Symbol(s) if cx.options.keep_dims.iter().any(|k| k == s.as_str()));
         match (wanted, &*dim) {
             (Some(n), Dim::Fixed(old)) if *old != n => {
-                cx.warn(pass, format!("input {name}: dimension {i} is declared {old} and is {n} now"));
+                cx.warn(
+                    pass,
+                    format!("input {name}: dimension {i} is declared {old} and is {n} now"),
+                );
                 *dim = Dim::Fixed(n);
             }
             (Some(n), _) => *dim = Dim::Fixed(n),
             (None, Dim::Fixed(_)) => {}
             (None, _) if kept || !cx.options.static_shapes => {}
             (None, open) if i == 0 => {
-                cx.note(pass, format!("input {name}: dimension 0 ({open}) is not given and is 1 now"));
+                cx.note(
+                    pass,
+                    format!("input {name}: dimension 0 ({open}) is not given and is 1 now"),
+                );
                 *dim = Dim::Fixed(1);
             }
             (None, open) => {
                 let flag = match open {
-                    Dim::Symbol(s) if symbols.get(s.as_str()) != Some(&None) => format!("--dim {s}=128"),
+                    Dim::Symbol(s) if symbols.get(s.as_str()) != Some(&None) => {
+                        format!("--dim {s}=128")
+                    }
                     _ => {
                         let dims: Vec<String> = shape
                             .0
                             .iter()
                             .enumerate()
-                            .map(|(i, d)| d.fixed().unwrap_or(if i == 0 { 1 } else { 128 }).to_string())
+                            .map(|(i, d)| {
+                                d.fixed().unwrap_or(if i == 0 { 1 } else { 128 }).to_string()
+                            })
                             .collect();
                         format!("--input-shape \"{name}:{}\"", dims.join(","))
                     }

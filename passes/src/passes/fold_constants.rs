@@ -71,7 +71,8 @@ impl Pass for FoldConstants {
                 model.replace_uses(value, first);
             } else {
                 firsts.insert(key, value);
-                let constant_node = model.producer(value).is_some_and(|n| model[n].op().is("Constant"));
+                let constant_node =
+                    model.producer(value).is_some_and(|n| model[n].op().is("Constant"));
                 let tensor = if constant_node { tensor } else { marked(&tensor) };
                 model.make_initializer(value, tensor);
             }
@@ -138,7 +139,8 @@ impl Sweep {
             return;
         }
         // A key by the inputs' addresses; the tensors live in `known`, so no address is used twice.
-        let key = if reads_shape { None } else { OpKey::new(model, node, |v| self.address(model, v)) };
+        let key =
+            if reads_shape { None } else { OpKey::new(model, node, |v| self.address(model, v)) };
         let results = match key.as_ref().and_then(|k| self.results.get(k)) {
             Some(results) => results.clone(),
             None => match evaluate_node(model, node, &self.known, EVAL_LIMIT) {
@@ -146,7 +148,10 @@ impl Sweep {
                 Ok(None) => return,
                 Err(EvalError::TooLarge(dims)) => {
                     let at = model.describe(node);
-                    cx.note(FoldConstants.info().name, format!("{at} stays: its result of {dims:?} is too large to fold"));
+                    cx.note(
+                        FoldConstants.info().name,
+                        format!("{at} stays: its result of {dims:?} is too large to fold"),
+                    );
                     return;
                 }
                 Err(why) => {
@@ -183,7 +188,9 @@ impl Sweep {
 fn choose(model: &Model, sweep: &Sweep, cx: &mut PassCx<'_>) -> Vec<ValueId> {
     let mut needed: Vec<ValueId> = Vec::new();
     for &node in &sweep.order {
-        needed.extend(model[node].outputs().iter().flatten().filter(|&&v| is_read_outside(model, sweep, v)));
+        needed.extend(
+            model[node].outputs().iter().flatten().filter(|&&v| is_read_outside(model, sweep, v)),
+        );
     }
     // Small results first, so that one large one does not use up what many small ones need.
     let size = |v: &ValueId| sweep.known.get(model, *v).map_or(0, |t| t.byte_len());
@@ -199,7 +206,10 @@ fn choose(model: &Model, sweep: &Sweep, cx: &mut PassCx<'_>) -> Vec<ValueId> {
         if seen.insert(value, ()).is_some() {
             continue;
         }
-        let (Some(node), Some(tensor)) = (model.producer(value), sweep.known.get(model, value)) else { continue };
+        let (Some(node), Some(tensor)) = (model.producer(value), sweep.known.get(model, value))
+        else {
+            continue;
+        };
         if !sweep.folded.contains(node) {
             continue;
         }
@@ -244,9 +254,16 @@ fn is_read_outside(model: &Model, sweep: &Sweep, value: ValueId) -> bool {
 /// Bytes of initializers that only folded nodes read.
 fn freed(model: &Model, sweep: &Sweep) -> u64 {
     let read_inside = |v: ValueId| {
-        !model[v].uses().is_empty() && !is_read_outside(model, sweep, v) && matches!(model[v].def(), Def::Initializer(_))
+        !model[v].uses().is_empty()
+            && !is_read_outside(model, sweep, v)
+            && matches!(model[v].def(), Def::Initializer(_))
     };
-    model.all_values().filter(|&(id, _)| read_inside(id)).filter_map(|(_, v)| v.tensor()).map(|t| t.byte_len()).sum()
+    model
+        .all_values()
+        .filter(|&(id, _)| read_inside(id))
+        .filter_map(|(_, v)| v.tensor())
+        .map(|t| t.byte_len())
+        .sum()
 }
 
 /// Removes folded nodes that nothing reads any more, backwards.

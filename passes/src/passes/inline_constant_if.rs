@@ -36,7 +36,8 @@ declare_pass! {
 impl Pass for InlineConstantIf {
     fn run(&self, model: &mut Model, cx: &mut PassCx<'_>) -> Result<Changed, PassError> {
         let mut changed = false;
-        let ifs: Vec<NodeId> = model.all_nodes().filter(|(_, n)| n.op().is("If")).map(|(id, _)| id).collect();
+        let ifs: Vec<NodeId> =
+            model.all_nodes().filter(|(_, n)| n.op().is("If")).map(|(id, _)| id).collect();
         for node in ifs {
             // An If inside a branch that was not taken is gone by now.
             if model.node(node).is_some() {
@@ -48,7 +49,8 @@ impl Pass for InlineConstantIf {
 }
 
 fn inline(model: &mut Model, node: NodeId, cx: &mut PassCx<'_>) -> bool {
-    let Some(cond) = model[node].input(0).and_then(|v| model.constant(v)).and_then(|t| t.to_ints()) else {
+    let Some(cond) = model[node].input(0).and_then(|v| model.constant(v)).and_then(|t| t.to_ints())
+    else {
         return false;
     };
     let taken = if cond.first().is_some_and(|&c| c != 0) { "then_branch" } else { "else_branch" };

@@ -68,13 +68,19 @@ fn output_is_string(m: &Model, node: NodeId) -> bool {
 
 /// Whether every value of `from` is a value of `to`, and comes out of it as the same number.
 pub(crate) fn keeps_values(from: DataType, to: DataType) -> bool {
-    use DataType::{Bfloat16, Bool, Double, Float, Float16, Int8, Int16, Int32, Int64, Uint8, Uint16, Uint32, Uint64};
+    use DataType::{
+        Bfloat16, Bool, Double, Float, Float16, Int8, Int16, Int32, Int64, Uint8, Uint16, Uint32,
+        Uint64,
+    };
     match from {
         Bool => to.is_integer() || matches!(to, Float | Double | Float16 | Bfloat16),
         Int8 => matches!(to, Int16 | Int32 | Int64 | Float | Double | Float16),
         Int16 => matches!(to, Int32 | Int64 | Float | Double),
         Int32 => matches!(to, Int64 | Double),
-        Uint8 => matches!(to, Uint16 | Uint32 | Uint64 | Int16 | Int32 | Int64 | Float | Double | Float16),
+        Uint8 => matches!(
+            to,
+            Uint16 | Uint32 | Uint64 | Int16 | Int32 | Int64 | Float | Double | Float16
+        ),
         Uint16 => matches!(to, Uint32 | Uint64 | Int32 | Int64 | Float | Double),
         Uint32 => matches!(to, Uint64 | Int64 | Double),
         Float16 | Bfloat16 => matches!(to, Float | Double),

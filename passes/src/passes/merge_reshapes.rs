@@ -72,7 +72,9 @@ fn operand(shape: &Shape) -> Result<Vec<i64>, Miss> {
 }
 
 fn is_shape(m: &Model, x: ValueId, dims: &[i64]) -> bool {
-    let same = |s: &Shape| s.rank() == dims.len() && s.0.iter().zip(dims).all(|(d, &n)| *d == Dim::Fixed(n));
+    let same = |s: &Shape| {
+        s.rank() == dims.len() && s.0.iter().zip(dims).all(|(d, &n)| *d == Dim::Fixed(n))
+    };
     m[x].shape().is_some_and(same)
 }
 

@@ -63,8 +63,11 @@ impl Rewrite for MergeTransposesAcrossReshape {
         at_y.sort_by_key(|&f| outer.iter().position(|&p| p == factors[f].b as i64));
         let split: Vec<i64> = at_x.iter().map(|&f| factors[f].len).collect();
         let moved: Vec<i64> = at_y.iter().map(|&f| factors[f].len).collect();
-        let order: Vec<i64> =
-            at_y.iter().filter_map(|f| at_x.iter().position(|x| x == f)).map(|i| i as i64).collect();
+        let order: Vec<i64> = at_y
+            .iter()
+            .filter_map(|f| at_x.iter().position(|x| x == f))
+            .map(|i| i as i64)
+            .collect();
         let mut patch = Patch::new(m, root);
         let mut result = x.into();
         if split != from.as_slice() {

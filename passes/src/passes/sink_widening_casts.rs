@@ -38,7 +38,18 @@ declare_pass! {
 
 impl Rewrite for SinkWideningCasts {
     fn roots(&self) -> &'static [&'static str] {
-        &["Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Expand", "Tile", "Slice", "Gather", "Identity"]
+        &[
+            "Reshape",
+            "Flatten",
+            "Squeeze",
+            "Unsqueeze",
+            "Transpose",
+            "Expand",
+            "Tile",
+            "Slice",
+            "Gather",
+            "Identity",
+        ]
     }
 
     fn try_rewrite(&self, m: &Model, root: NodeId) -> Result<Patch, Miss> {
@@ -53,7 +64,8 @@ impl Rewrite for SinkWideningCasts {
         }
         let y = output(m, root)?;
         let node = &m[root];
-        let rest: Option<Vec<Operand>> = node.inputs()[1..].iter().map(|v| v.map(Operand::Value)).collect();
+        let rest: Option<Vec<Operand>> =
+            node.inputs()[1..].iter().map(|v| v.map(Operand::Value)).collect();
         let Some(rest) = rest else { return unmet("an input is left out") };
         let Some(def) = node.op().def else { return Err(Miss::NoMatch) };
         let mut patch = Patch::new(m, root);
