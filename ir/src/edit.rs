@@ -428,7 +428,9 @@ impl Model {
                 match &mut attr.value {
                     crate::AttrValue::Graph(g) => *g = copies.next().unwrap_or(*g),
                     crate::AttrValue::Graphs(gs) => {
-                        gs.iter_mut().for_each(|g| *g = copies.next().unwrap_or(*g))
+                        for g in gs {
+                            *g = copies.next().unwrap_or(*g);
+                        }
                     }
                     _ => {}
                 }

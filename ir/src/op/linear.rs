@@ -748,10 +748,8 @@ mod tests {
 
     #[test]
     fn large_products_use_the_kernel() {
-        let y = Case::new("MatMul")
-            .input(iota(&[65, 64]))
-            .input(f32s(&[64, 70], &[1.0; 64 * 70]))
-            .run();
+        let ones: Vec<f32> = std::iter::repeat_n(1.0, 64 * 70).collect();
+        let y = Case::new("MatMul").input(iota(&[65, 64])).input(f32s(&[64, 70], &ones)).run();
         let y = y[0].elements::<f32>().unwrap();
         assert!(
             y.chunks(70)

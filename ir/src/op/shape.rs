@@ -179,7 +179,8 @@ fn reshape(cx: &InferCx<'_>) -> Inferred {
     let target =
         if cx.version < 5 { cx.attrs.ints("shape").map(<[i64]>::to_vec) } else { cx.ints(1) };
     let Some(target) = target else {
-        return output(dtype, fixed_len(cx.input(1)).map(Shape::unknown));
+        let rank = if cx.version < 5 { None } else { fixed_len(cx.input(1)) };
+        return output(dtype, rank.map(Shape::unknown));
     };
     let Some(allow_zero) = allow_zero(cx) else {
         return output(dtype, Some(Shape::unknown(target.len())));
@@ -273,7 +274,7 @@ fn reshaped(from: Option<&Shape>, target: &[i64], allow_zero: bool) -> Result<Sh
 fn eval_reshape(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
     let x = cx.input(0)?;
     let target = if cx.version < 5 {
-        cx.ints("shape")?.map(<[i64]>::to_vec).unwrap_or_default()
+        cx.ints("shape")?.ok_or_else(|| EvalError::invalid("the shape is missing"))?.to_vec()
     } else {
         cx.int_input(1)?
     };

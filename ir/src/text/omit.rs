@@ -69,7 +69,9 @@ impl Counts {
             match &attr.value {
                 crate::AttrValue::Tensor(tensor) => self.tensor(tensor),
                 crate::AttrValue::Tensors(tensors) => {
-                    tensors.iter().for_each(|tensor| self.tensor(tensor))
+                    for tensor in tensors {
+                        self.tensor(tensor);
+                    }
                 }
                 _ => {}
             }

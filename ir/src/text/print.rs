@@ -274,7 +274,7 @@ impl<'m> Printer<'m> {
         let name = g.name.as_deref().unwrap_or("");
         match fallback {
             Some(fallback) if !is_body_name(name) => {
-                self.push(if is_body_name(fallback) { fallback } else { "body" })
+                self.push(if is_body_name(fallback) { fallback } else { "body" });
             }
             _ => self.name(name),
         }
@@ -509,7 +509,7 @@ impl<'m> Printer<'m> {
         };
         match &tensor.data {
             TensorData::External(external) if self.style.is_full() => {
-                self.push(&string_pairs(&external.entries))
+                self.push(&string_pairs(&external.entries));
             }
             _ if elements > self.style.limit() => {
                 let limit = self.style.limit();
