@@ -1,0 +1,29 @@
+//! The page of each pass, in the CPU engine: what stands under Before computes what the pass makes of it.
+
+use onnxfix::verify::{Options as VerifyOptions, Subject, verify};
+use onnxfix_ir::Model;
+use onnxfix_ir::text::{parse, parse_graph};
+use onnxfix_passes::{Options, PASSES, Pipeline, run};
+
+fn model(text: &str) -> Model {
+    let parsed = if text.trim_start().starts_with('<') { parse(text) } else { parse_graph(text, 13) };
+    parsed.unwrap_or_else(|e| panic!("{e}\n{text}"))
+}
+
+#[test]
+fn examples_compute_the_same() {
+    for pass in PASSES {
+        let info = pass.info();
+        let before = model(&info.example("Before").expect("every page has a Before"));
+        let mut after = before.clone();
+        let options = Options { static_shapes: true, ..Options::default() };
+        // Types have to be there for the pass to fire.
+        let pipeline = Pipeline::of(&["infer-shapes", info.name]).expect("passes of the table");
+        run(&mut after, &pipeline, &options, &mut |_, _| {}).unwrap_or_else(|e| panic!("{}: {e}", info.name));
+        let subject = |name: &str, model| Subject { name: name.into(), model, file: None };
+        let (before, after) = (subject("before", before), subject("after", after));
+        let report = verify(&before, &after, &VerifyOptions::default(), &|_| {})
+            .unwrap_or_else(|e| panic!("{}: {:#}", info.name, anyhow::Error::from(e)));
+        assert!(report.equal, "{}:\n{}", info.name, report.text());
+    }
+}
