@@ -6,7 +6,8 @@ use onnxfix_ir::text::{parse, parse_graph};
 use onnxfix_passes::{Options, PASSES, Pipeline, run};
 
 fn model(text: &str) -> Model {
-    let parsed = if text.trim_start().starts_with('<') { parse(text) } else { parse_graph(text, 13) };
+    let parsed =
+        if text.trim_start().starts_with('<') { parse(text) } else { parse_graph(text, 13) };
     parsed.unwrap_or_else(|e| panic!("{e}\n{text}"))
 }
 
@@ -19,7 +20,8 @@ fn examples_compute_the_same() {
         let options = Options { static_shapes: true, ..Options::default() };
         // Types have to be there for the pass to fire.
         let pipeline = Pipeline::of(&["infer-shapes", info.name]).expect("passes of the table");
-        run(&mut after, &pipeline, &options, &mut |_, _| {}).unwrap_or_else(|e| panic!("{}: {e}", info.name));
+        run(&mut after, &pipeline, &options, &mut |_, _| {})
+            .unwrap_or_else(|e| panic!("{}: {e}", info.name));
         let subject = |name: &str, model| Subject { name: name.into(), model, file: None };
         let (before, after) = (subject("before", before), subject("after", after));
         let report = verify(&before, &after, &VerifyOptions::default(), &|_| {})

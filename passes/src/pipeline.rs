@@ -229,7 +229,9 @@ pub fn run(
     options: &Options,
     observer: Observer<'_>,
 ) -> Result<Report, PassError> {
-    let budget = (model_bytes(model) as f64 * options.fold_limit / 100.0).max(FOLD_FLOOR);
+    // A limit of 0 is meant literally.
+    let floor = if options.fold_limit > 0.0 { FOLD_FLOOR } else { 0.0 };
+    let budget = (model_bytes(model) as f64 * options.fold_limit / 100.0).max(floor);
     let mut cx = PassCx {
         options,
         first_sweep: true,
@@ -392,6 +394,19 @@ mod tests {
         let err =
             Pipeline::all().without(&["xyz"]).err().map(|e| e.to_string()).unwrap_or_default();
         assert!(!err.contains("did you mean"), "{err}");
+    }
+
+    #[test]
+    fn a_fold_limit_of_zero_is_meant_literally() {
+        let text = "g (float[4] x) => (float[4] y) <int64[1] four = {4}> { c = ConstantOfShape (four)  y = Add (x, c) }";
+        let nodes = |fold_limit| {
+            let mut model = model(text);
+            let options = Options { fold_limit, ..Options::default() };
+            let pipeline = Pipeline::of(&["fold-constants"]).expect("a pass of the table");
+            run(&mut model, &pipeline, &options, &mut |_, _| {}).expect("a run");
+            model[model.root()].len()
+        };
+        assert_eq!((nodes(10.0), nodes(0.0)), (1, 2));
     }
 
     #[test]

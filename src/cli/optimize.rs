@@ -52,7 +52,7 @@ pub(crate) struct Args {
     )]
     skip_passes: Vec<String>,
 
-    /// How much the model may grow by folding, in percent of its size.
+    /// How much the model may grow by folding, in percent of its size; at least 16 MiB, unless it is 0.
     #[arg(long, value_name = "PERCENT", default_value = "10%", value_parser = percent, help_heading = "Passes")]
     fold_limit: f64,
 
