@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use onnxfix_ir::{LoadOptions, content_hash};
+use onnxfix_ir::{Dim, LoadOptions, content_hash};
 
 use super::Verdict;
 use super::output::Output;
@@ -72,6 +72,7 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
         Some(path) => subject(path)?,
         None => recorded_source(&after)?,
     };
+    check_symbols(&options, &given.keep_dims, [&before, &after])?;
     let report = judge(&before, &after, &options, out)?;
     if args.json {
         out.json(&report)?;
@@ -90,6 +91,28 @@ fn judge(before: &Subject, after: &Subject, options: &Options, out: &Output) -> 
     let progress = Progress::start(out, "compare");
     verify(before, after, options, &|step: Step| progress.step(step.to_string()))
         .with_context(|| format!("verify {}", after.name))
+}
+
+/// Every symbol that the user names must be a dimension of an input, and both models run with numbers.
+fn check_symbols(options: &Options, kept: &[String], models: [&Subject; 2]) -> Result<()> {
+    if let Some(symbol) = kept.first() {
+        bail!(
+            "--keep-dim {symbol}: verify runs both models, so every dimension is a number; use --dim {symbol}=N"
+        );
+    }
+    let has = |s: &Subject, symbol: &str| {
+        let mut shapes =
+            s.model[s.model.root()].inputs().iter().filter_map(|&v| s.model[v].shape());
+        shapes.any(|shape| {
+            shape.0.iter().any(|d| matches!(d, Dim::Symbol(name) if name.as_str() == symbol))
+        })
+    };
+    match options.dims.iter().find(|d| !models.iter().any(|s| has(s, &d.symbol))) {
+        Some(unknown) => {
+            bail!("--dim {}: neither model has an input with that dimension", unknown.symbol)
+        }
+        None => Ok(()),
+    }
 }
 
 fn check_tolerances(options: &Options) -> Result<()> {
