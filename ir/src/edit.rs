@@ -484,21 +484,6 @@ impl Model {
         self.values[value].extra.get_or_insert_default()
     }
 
-    /// Lists every output of a node whose type is known, in the order of the nodes, as the values whose types are
-    /// stored. Graph outputs are stored with their types anyway; functions have no types of their own.
-    pub fn list_all_value_info(&mut self) {
-        let of_model = |&graph: &GraphId| self.outermost(graph) == self.root();
-        let graphs: Vec<GraphId> = self.graphs().filter(of_model).collect();
-        for graph in graphs {
-            let made = self
-                .nodes(graph)
-                .flat_map(|node| self.nodes[node].outputs.iter().copied().flatten());
-            let listed =
-                made.filter(|&v| self.values[v].ty.is_some() && !self.is_output(v)).collect();
-            self.graphs[graph].value_info = listed;
-        }
-    }
-
     /// Removes a node with its bodies and its outputs, which must have no uses.
     ///
     /// # Panics

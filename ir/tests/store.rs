@@ -159,7 +159,7 @@ fn value_info_lists_the_typed_outputs_in_order() {
         .map(|name| ValueInfoProto { r#type: Some(ty.clone()), ..common::value(name) })
         .into();
     let mut m = build(proto);
-    m.list_all_value_info();
+    m.list_value_info(m.root());
     let listed = to_proto(&m).graph.expect("a graph").value_info;
     assert_eq!(listed.iter().map(ValueInfoProto::name).collect::<Vec<_>>(), ["a"]);
 }

@@ -25,6 +25,14 @@ pub(crate) fn producer(m: &Model, value: ValueId, op: &str) -> Result<NodeId, Mi
     m.producer(value).filter(|&n| m[n].op().is(op)).ok_or(Miss::NoMatch)
 }
 
+/// Operators that give their input another shape and change nothing else.
+pub(crate) const RESHAPES: &[&str] = &["Reshape", "Squeeze", "Unsqueeze", "Flatten"];
+
+/// Whether a node is one of [`RESHAPES`].
+pub(crate) fn is_reshape(m: &Model, node: NodeId) -> bool {
+    RESHAPES.iter().any(|op| m[node].op().is(op))
+}
+
 /// The elements of a constant.
 pub(crate) fn constant(m: &Model, value: ValueId) -> Result<&Arc<Tensor>, Miss> {
     match m.constant(value) {

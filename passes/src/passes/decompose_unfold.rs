@@ -2,7 +2,7 @@
 
 use onnxfix_ir::{Model, NodeId, ValueId};
 
-use crate::matching::{Dims, dims, input, ints, output, perm, uniform};
+use crate::matching::{Dims, dims, input, ints, is_reshape, output, perm, uniform};
 use crate::{Miss, Operand, Patch, Rewrite, declare_pass, unmet};
 
 declare_pass! {
@@ -199,10 +199,6 @@ fn slice(m: &Model, value: ValueId) -> Result<Slice, Miss> {
     let n = from[axis];
     let clamp = |i: i64| (if i < 0 { i.saturating_add(n) } else { i }).clamp(0, n);
     Ok(Slice { x, axis, start: clamp(*start), len: clamp(*end) - clamp(*start) })
-}
-
-fn is_reshape(m: &Model, node: NodeId) -> bool {
-    ["Reshape", "Unsqueeze", "Squeeze", "Flatten"].iter().any(|op| m[node].op().is(op))
 }
 
 impl Unfold {

@@ -2,7 +2,7 @@
 
 use onnxfix_ir::{Model, NodeId};
 
-use crate::matching::{input, output, same_shape};
+use crate::matching::{RESHAPES, input, output, same_shape};
 use crate::{Miss, Patch, Rewrite, declare_pass};
 
 declare_pass! {
@@ -33,7 +33,7 @@ declare_pass! {
 
 impl Rewrite for EliminateNopReshape {
     fn roots(&self) -> &'static [&'static str] {
-        &["Reshape", "Flatten", "Squeeze", "Unsqueeze"]
+        RESHAPES
     }
 
     fn try_rewrite(&self, m: &Model, root: NodeId) -> Result<Patch, Miss> {

@@ -2,7 +2,7 @@
 
 use onnxfix_ir::{Model, NodeId};
 
-use crate::matching::{Dims, dims, input, output, perm, producer, used_once};
+use crate::matching::{Dims, RESHAPES, dims, input, is_reshape, output, perm, producer, used_once};
 use crate::{Miss, Patch, Rewrite, declare_pass, unmet};
 
 declare_pass! {
@@ -83,12 +83,6 @@ impl Rewrite for EliminateUnitAxes {
         patch.replace(y, result);
         Ok(patch)
     }
-}
-
-const RESHAPES: &[&str] = &["Reshape", "Squeeze", "Unsqueeze", "Flatten"];
-
-fn is_reshape(m: &Model, node: NodeId) -> bool {
-    RESHAPES.iter().any(|op| m[node].op().is(op))
 }
 
 /// For each axis of `short` its place in `long`, when `long` has nothing more than axes of length 1.

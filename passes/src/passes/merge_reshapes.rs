@@ -2,7 +2,7 @@
 
 use onnxfix_ir::{Dim, Model, NodeId, Shape, ValueId};
 
-use crate::matching::{input, output, shape};
+use crate::matching::{RESHAPES, input, is_reshape, output, shape};
 use crate::{Miss, Patch, Rewrite, declare_pass, unmet};
 
 declare_pass! {
@@ -33,8 +33,6 @@ declare_pass! {
     pub MergeReshapes = "merge-reshapes", Simplify, Exact
 }
 
-const RESHAPES: &[&str] = &["Reshape", "Squeeze", "Unsqueeze", "Flatten"];
-
 impl Rewrite for MergeReshapes {
     fn roots(&self) -> &'static [&'static str] {
         RESHAPES
@@ -43,7 +41,7 @@ impl Rewrite for MergeReshapes {
     fn try_rewrite(&self, m: &Model, root: NodeId) -> Result<Patch, Miss> {
         let between = input(m, root, 0)?;
         let first = m.producer(between).ok_or(Miss::NoMatch)?;
-        if !RESHAPES.iter().any(|op| m[first].op().is(op)) {
+        if !is_reshape(m, first) {
             return Err(Miss::NoMatch);
         }
         let (x, y) = (input(m, first, 0)?, output(m, root)?);

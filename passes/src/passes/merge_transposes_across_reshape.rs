@@ -2,7 +2,7 @@
 
 use onnxfix_ir::{Model, NodeId};
 
-use crate::matching::{dims, input, output, perm, producer, used_once};
+use crate::matching::{dims, input, is_reshape, output, perm, producer, used_once};
 use crate::{Miss, Patch, Rewrite, declare_pass, unmet};
 
 declare_pass! {
@@ -82,10 +82,6 @@ impl Rewrite for MergeTransposesAcrossReshape {
         patch.replace(y, result);
         Ok(patch)
     }
-}
-
-fn is_reshape(m: &Model, node: NodeId) -> bool {
-    ["Reshape", "Unsqueeze", "Squeeze", "Flatten"].iter().any(|op| m[node].op().is(op))
 }
 
 /// A part of an axis on both sides of a Reshape.
