@@ -151,6 +151,11 @@ impl<T, V> SideTable<T, V> {
         self.slots.get(id.index())?.as_ref()
     }
 
+    /// What was set for `id`, to be changed.
+    pub fn get_mut(&mut self, id: Id<T>) -> Option<&mut V> {
+        self.slots.get_mut(id.index())?.as_mut()
+    }
+
     /// Sets the entry of `id` and returns the old one.
     pub fn insert(&mut self, id: Id<T>, value: V) -> Option<V> {
         if self.slots.len() <= id.index() {

@@ -95,24 +95,17 @@ pub fn infer_node(model: &Model, node: NodeId, known: &Known) -> Result<Types, I
 /// # Errors
 /// When the operator cannot be evaluated, or its outputs would take more than `limit` bytes each.
 /// `None` when an input is not constant or the operator must not be folded.
-pub fn evaluate_node(
+fn evaluate_node(
     model: &Model,
     node: NodeId,
     known: &Known,
     limit: u64,
 ) -> Result<Option<Vec<Tensor>>, EvalError> {
-    let n = &model[node];
-    let Some(def) = n.op().def else { return Ok(None) };
-    if !def.class.pure || n.attrs.graphs().next().is_some() {
-        return Ok(None);
-    }
-    let Some(version) = model.opset(n.graph(), def.domain) else { return Ok(None) };
-    if let Some(tensor) = shape_of(model, node) {
+    if let Some(tensor) = known_shape(model, node) {
         return Ok(Some(vec![tensor]));
     }
-    let Some(eval) = def.eval else { return Ok(None) };
     let mut inputs: SmallVec<[Option<&Tensor>; 4]> = SmallVec::new();
-    for &slot in n.inputs() {
+    for &slot in model[node].inputs() {
         match slot {
             None => inputs.push(None),
             Some(v) => match known.get(model, v) {
@@ -121,16 +114,38 @@ pub fn evaluate_node(
             },
         }
     }
+    evaluate(model, node, &inputs, limit)
+}
+
+/// Elements of the outputs of one node from those of its inputs, in order; `None` when the operator must not be folded.
+///
+/// # Errors
+/// When the operator cannot be evaluated, or its outputs would take more than `limit` bytes each.
+pub fn evaluate(
+    model: &Model,
+    node: NodeId,
+    inputs: &[Option<&Tensor>],
+    limit: u64,
+) -> Result<Option<Vec<Tensor>>, EvalError> {
+    let n = &model[node];
+    let Some(def) = n.op().def else { return Ok(None) };
+    if !def.class.pure || n.attrs.graphs().next().is_some() {
+        return Ok(None);
+    }
+    let Some(version) = model.opset(n.graph(), def.domain) else { return Ok(None) };
+    let Some(eval) = def.eval else { return Ok(None) };
     // A reference to an attribute of the function around it has no value here.
     if n.attrs.0.iter().any(|a| matches!(a.value, crate::AttrValue::Ref(..))) {
         return Ok(None);
     }
     let node_cx = NodeCx { attrs: &n.attrs, version, outputs: n.outputs().len() };
-    eval(&EvalCx { node: node_cx, inputs: &inputs, limit }).map(Some)
+    eval(&EvalCx { node: node_cx, inputs, limit }).map(Some)
 }
 
-/// What Shape and Size give for an input whose dimensions are known, though its elements are not.
-fn shape_of(model: &Model, node: NodeId) -> Option<Tensor> {
+/// What Shape and Size give for an input whose dimensions are known, though its elements are not; `None` for other
+/// operators.
+#[must_use]
+pub fn known_shape(model: &Model, node: NodeId) -> Option<Tensor> {
     let n = &model[node];
     let shape = model[n.input(0)?].shape()?;
     if n.op().is("Shape") {

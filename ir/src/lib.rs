@@ -17,6 +17,7 @@ mod map;
 mod model;
 mod name;
 pub mod op;
+mod piece;
 mod place;
 pub mod proto;
 mod rope;

@@ -106,21 +106,27 @@ pub(crate) fn map(path: &Path) -> io::Result<(Bytes, Source)> {
     Ok((Bytes::from_owner(Owner(mapped)), source))
 }
 
-/// Copies bytes that are a view of a mapped file from that file to another one, which takes no memory and, where the
-/// system copies by itself, less time. False when they are no such view, and nothing was written.
-pub(crate) fn copy_from_source(bytes: &Bytes, out: &mut File) -> io::Result<bool> {
-    let find = |mapped: &Weak<Mapped>| {
-        let mapped = mapped.upgrade()?;
-        let offset = mapped.offset(bytes)?;
-        Some((mapped, offset))
-    };
-    let Some((mapped, offset)) = lock(&MAPPED).iter().find_map(find) else { return Ok(false) };
-    let mut file = lock(&mapped.file);
-    file.seek(SeekFrom::Start(offset as u64))?;
-    let copied = io::copy(&mut (&mut *file).take(bytes.len() as u64), out)?;
-    // Somebody truncated the source.
-    if copied < bytes.len() as u64 {
-        return Err(io::ErrorKind::UnexpectedEof.into());
+/// Where bytes that are a view of a mapped file stand in that file.
+pub(crate) struct Origin {
+    mapped: Arc<Mapped>,
+    offset: usize,
+}
+
+impl Origin {
+    /// The origin of these bytes; none when they are no view of a mapped file.
+    pub(crate) fn of(bytes: &[u8]) -> Option<Origin> {
+        lock(&MAPPED).iter().find_map(|mapped| {
+            let mapped = mapped.upgrade()?;
+            let offset = mapped.offset(bytes)?;
+            Some(Origin { mapped, offset })
+        })
     }
-    Ok(true)
+
+    /// Reads from the file what stands `at` bytes behind the origin. Unlike the mapping this keeps no pages in memory,
+    /// and a file that was truncated is an error.
+    pub(crate) fn read_at(&self, at: usize, into: &mut [u8]) -> io::Result<()> {
+        let mut file = lock(&self.mapped.file);
+        file.seek(SeekFrom::Start((self.offset + at) as u64))?;
+        file.read_exact(into)
+    }
 }

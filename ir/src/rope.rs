@@ -4,14 +4,13 @@
 //! the large ones are kept as views, so a model of any size is laid out in little memory and written in one go.
 //! Fields come in the order of their numbers, as every protobuf library writes them.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::mem::take;
 
 use bytes::Bytes;
 use prost::Message;
 
-use crate::map;
+use crate::piece::PieceWriter;
 use crate::proto::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto};
 
 /// From this size on a view costs less than a copy.
@@ -32,9 +31,9 @@ impl Rope {
         self.len
     }
 
-    /// Writes all bytes to a file, the large ones without reading them where the system can.
-    pub(crate) fn write_to_file(&self, out: &mut BufWriter<File>) -> io::Result<()> {
-        self.parts.iter().try_for_each(|part| write_large(part, out))?;
+    /// Writes all bytes to a file.
+    pub(crate) fn write_to_file(&self, out: &mut PieceWriter) -> io::Result<()> {
+        self.parts.iter().try_for_each(|part| out.write_bytes(part))?;
         out.write_all(&self.tail)
     }
 
@@ -208,15 +207,6 @@ impl Rope {
         self.len += bytes.len() as u64;
         self.parts.push(bytes);
     }
-}
-
-/// Writes bytes that may be a view of a mapped file, from that file.
-pub(crate) fn write_large(bytes: &Bytes, out: &mut BufWriter<File>) -> io::Result<()> {
-    if bytes.len() < 16 * LARGE {
-        return out.write_all(bytes);
-    }
-    out.flush()?;
-    if map::copy_from_source(bytes, out.get_mut())? { Ok(()) } else { out.write_all(bytes) }
 }
 
 /// Whether an attribute holds, or may hold in its nodes, a tensor that should not be copied.

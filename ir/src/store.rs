@@ -5,19 +5,20 @@
 //! after a power failure the old file or the new one may be there.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 
 use crate::external::parent;
+use crate::piece::PieceWriter;
 use crate::place::Place;
 use crate::proto::{
     self, AttributeProto, GraphProto, ModelProto, NodeProto, StringStringEntryProto, TensorProto,
     ValueInfoProto,
 };
-use crate::rope::{Rope, write_large};
+use crate::rope::Rope;
 use crate::{
     Attr, AttrValue, Def, Dim, Function, GraphId, Model, Name, NodeId, Opset, Tensor, TensorData,
     TensorType, Type, ValueId,
@@ -219,11 +220,11 @@ impl DataFile {
         }
     }
 
-    fn write_to(&self, out: &mut BufWriter<File>) -> io::Result<()> {
+    fn write_to(&self, out: &mut PieceWriter) -> io::Result<()> {
         let mut at = 0;
         for (offset, bytes) in &self.tensors {
             io::copy(&mut io::repeat(0).take(offset - at), out)?;
-            write_large(bytes, out)?;
+            out.write_bytes(bytes)?;
             at = offset + bytes.len() as u64;
         }
         Ok(())
@@ -239,11 +240,11 @@ struct NewFile<'a> {
 impl<'a> NewFile<'a> {
     fn write(
         path: &'a Path,
-        write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+        write: impl FnOnce(&mut PieceWriter) -> io::Result<()>,
     ) -> io::Result<NewFile<'a>> {
         let (file, temporary) = create_beside(path)?;
         let new = NewFile { temporary, path };
-        let mut out = BufWriter::with_capacity(1 << 20, file);
+        let mut out = PieceWriter::new(file);
         write(&mut out)?;
         out.flush()?;
         Ok(new)

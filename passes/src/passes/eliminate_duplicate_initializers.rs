@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use onnxfix_ir::{DataType, Model, Tensor, ValueId};
+use onnxfix_ir::{DataType, Model, ValueId};
 
 use crate::{Changed, Pass, PassCx, PassError, declare_pass};
 
@@ -43,7 +43,7 @@ impl Pass for EliminateDuplicateInitializers {
             let mut buckets: HashMap<(DataType, Vec<i64>, u64), Vec<ValueId>> = HashMap::new();
             for &value in &model[graph].initializers().to_vec() {
                 let Some(tensor) = model.constant(value) else { continue };
-                let key = (tensor.dtype, tensor.dims.clone(), sample(tensor));
+                let key = (tensor.dtype, tensor.dims.clone(), tensor.fingerprint());
                 let bucket = buckets.entry(key).or_default();
                 let equal = bucket
                     .iter()
@@ -63,15 +63,4 @@ impl Pass for EliminateDuplicateInitializers {
         }
         Ok(changed.into())
     }
-}
-
-/// A number that equal tensors share and different ones hardly do, from a few of the elements: most weights of a
-/// transformer have equal dimensions, and reading all of them to find no duplicate would take most of a run.
-fn sample(tensor: &Tensor) -> u64 {
-    const POINTS: usize = 32;
-    let Ok(raw) = tensor.raw() else { return 0 };
-    let step = (raw.len() / POINTS).max(8);
-    raw.chunks(step).fold(0xcbf2_9ce4_8422_2325, |hash, chunk| {
-        chunk.iter().take(8).fold(hash, |h, &b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
-    })
 }

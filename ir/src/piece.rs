@@ -1,0 +1,99 @@
+//! Large runs of bytes in pieces: from mapped files without keeping their pages in memory, and to files.
+
+use std::fs::File;
+use std::io::{self, Write};
+
+use crate::map::Origin;
+
+/// Bytes written at a time. Pieces of this size stay in the cache of a processor between being read and being written;
+/// in measurements larger ones and the system's own copying from file to file, which goes page by page where the two
+/// places are not aligned alike, took up to twice the time.
+const PIECE: usize = 256 << 10;
+/// Shorter views are taken from the mapping: reading them would cost more than the page that stays in memory.
+const MIN_READ: usize = 4096;
+
+/// Reads parts of bytes, from the file where they are a view of a mapped one.
+pub(crate) struct PieceReader<'a> {
+    bytes: &'a [u8],
+    origin: Option<Origin>,
+    piece: Vec<u8>,
+}
+
+impl<'a> PieceReader<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> PieceReader<'a> {
+        let origin = if bytes.len() < MIN_READ { None } else { Origin::of(bytes) };
+        PieceReader { bytes, origin, piece: Vec::new() }
+    }
+
+    /// The bytes from `start` on, `len` of them.
+    pub(crate) fn read(&mut self, start: usize, len: usize) -> io::Result<&[u8]> {
+        let Some(origin) = &self.origin else { return Ok(&self.bytes[start..start + len]) };
+        self.piece.resize(len, 0);
+        origin.read_at(start, &mut self.piece)?;
+        Ok(&self.piece)
+    }
+}
+
+/// Whether both are the same bytes. What cannot be read is not the same.
+pub(crate) fn same_bytes(a: &[u8], b: &[u8]) -> bool {
+    if a.len() != b.len() {
+        return false;
+    }
+    if a.as_ptr() == b.as_ptr() {
+        return true;
+    }
+    let (mut x, mut y) = (PieceReader::new(a), PieceReader::new(b));
+    (0..a.len()).step_by(PIECE).all(|start| {
+        let len = PIECE.min(a.len() - start);
+        matches!((x.read(start, len), y.read(start, len)), (Ok(x), Ok(y)) if x == y)
+    })
+}
+
+/// Writes to a file in pieces of one size, so that each begins at a multiple of it.
+pub(crate) struct PieceWriter {
+    file: File,
+    piece: Box<[u8]>,
+    /// Bytes of the piece that are there.
+    filled: usize,
+}
+
+impl PieceWriter {
+    pub(crate) fn new(file: File) -> PieceWriter {
+        PieceWriter { file, piece: vec![0; PIECE].into(), filled: 0 }
+    }
+
+    /// Writes bytes; those that are a view of a mapped file are read from that file, so that none of them stay in
+    /// memory.
+    pub(crate) fn write_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let origin = if bytes.len() < MIN_READ { None } else { Origin::of(bytes) };
+        let Some(origin) = origin else { return self.write_all(bytes) };
+        let mut done = 0;
+        while done < bytes.len() {
+            let step = (PIECE - self.filled).min(bytes.len() - done);
+            origin.read_at(done, &mut self.piece[self.filled..][..step])?;
+            done += step;
+            self.advance(step)?;
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, step: usize) -> io::Result<()> {
+        self.filled += step;
+        if self.filled < PIECE { Ok(()) } else { self.flush() }
+    }
+}
+
+impl Write for PieceWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let step = (PIECE - self.filled).min(bytes.len());
+        self.piece[self.filled..][..step].copy_from_slice(&bytes[..step]);
+        self.advance(step)?;
+        Ok(step)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.write_all(&self.piece[..self.filled])?;
+        self.filled = 0;
+        Ok(())
+    }
+}
