@@ -599,9 +599,7 @@ fn shape_from_proto(proto: &proto::TensorShapeProto) -> Shape {
     let dim = |d: &proto::Dimension| match &d.value {
         // Writers say "not known" in several ways.
         Some(proto::DimensionValue::DimValue(n)) if *n >= 0 => Dim::Fixed(*n),
-        Some(proto::DimensionValue::DimParam(name)) if !name.is_empty() => {
-            Dim::Symbol(name.as_str().into())
-        }
+        Some(proto::DimensionValue::DimParam(name)) if !name.is_empty() => Dim::named(name),
         _ => Dim::Unknown,
     };
     proto.dim.iter().map(dim).collect()

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::op::{EvalCx, EvalError, InferCx, InferError, Input, NodeCx, Types};
+use crate::op::{EvalCx, EvalError, InferCx, InferError, Input, NodeCx, Types, shape_range};
+use crate::symbolic;
 use crate::{
     Def, Dim, GraphId, Model, Name, NodeId, Shape, SideTable, Tensor, TensorType, Type, Value,
     ValueId,
@@ -18,7 +19,11 @@ const SMALL: u64 = 64 << 10;
 
 /// Elements of values that are constant although no initializer holds them.
 #[derive(Debug, Default)]
-pub struct Known(SideTable<Value, Arc<Tensor>>);
+pub struct Known {
+    tensors: SideTable<Value, Arc<Tensor>>,
+    /// Short lists that hold names of dimensions.
+    names: SideTable<Value, Box<[Dim]>>,
+}
 
 impl Known {
     /// Nothing beyond the initializers.
@@ -30,17 +35,23 @@ impl Known {
     /// The elements of a constant value.
     #[must_use]
     pub fn get<'a>(&'a self, model: &'a Model, value: ValueId) -> Option<&'a Arc<Tensor>> {
-        self.0.get(value).or_else(|| model.constant(value))
+        self.tensors.get(value).or_else(|| model.constant(value))
     }
 
     /// Notes the elements of a value.
     pub fn insert(&mut self, value: ValueId, tensor: Arc<Tensor>) {
-        self.0.insert(value, tensor);
+        self.tensors.insert(value, tensor);
     }
 
     /// Forgets the elements of a value, which may be large.
     pub fn remove(&mut self, value: ValueId) {
-        self.0.remove(value);
+        self.tensors.remove(value);
+    }
+
+    /// The elements of a short integer list that is not constant, as far as they follow from names of dimensions.
+    #[must_use]
+    pub fn names(&self, value: ValueId) -> Option<&[Dim]> {
+        self.names.get(value).map(Box::as_ref)
     }
 }
 
@@ -74,6 +85,7 @@ pub fn infer_node(model: &Model, node: NodeId, known: &Known) -> Result<Types, I
                 present: true,
                 ty: model[v].ty.as_ref(),
                 tensor: known.get(model, v).map(Arc::as_ref),
+                names: known.names(v),
             },
         })
         .collect();
@@ -149,13 +161,9 @@ pub fn known_shape(model: &Model, node: NodeId) -> Option<Tensor> {
     let n = &model[node];
     let shape = model[n.input(0)?].shape()?;
     if n.op().is("Shape") {
-        let rank = shape.rank() as i64;
-        let clamp =
-            |i: i64| usize::try_from(if i < 0 { i + rank } else { i }.clamp(0, rank)).unwrap_or(0);
-        let start = clamp(n.attrs.int("start").unwrap_or(0));
-        let end = clamp(n.attrs.int("end").unwrap_or(rank));
-        let part = shape.0.get(start..end.max(start))?;
-        let dims: Vec<i64> = part.iter().map(Dim::fixed).collect::<Option<_>>()?;
+        let version = model.opset(n.graph(), "")?;
+        let part = shape_range(&NodeCx { attrs: &n.attrs, version, outputs: 1 }, shape.rank());
+        let dims: Vec<i64> = shape.0[part].iter().map(Dim::fixed).collect::<Option<_>>()?;
         Some(Tensor::ints(&dims))
     } else if n.op().is("Size") {
         Some(Tensor::scalar(shape.len()?))
@@ -183,11 +191,9 @@ pub fn merge(declared: Option<&Type>, inferred: Option<Type>) -> Option<Type> {
     }
 }
 
+/// What is inferred is proven, what a file declares may be stale: it counts where nothing is inferred.
 fn more_known(declared: &Dim, inferred: Dim) -> Dim {
-    match (&inferred, declared) {
-        (Dim::Fixed(_), _) | (Dim::Symbol(_), Dim::Symbol(_) | Dim::Unknown) => inferred,
-        _ => declared.clone(),
-    }
+    if inferred.is_open() && *declared != Dim::Unknown { declared.clone() } else { inferred }
 }
 
 /// Infers the types of every value of the model, in order; says whether any of them is news.
@@ -255,7 +261,17 @@ pub fn infer_and_evaluate(
             Ok(changed)
         }
         Err(EvalError::Invalid(what)) => Err(contradiction(model, InferError(what))),
-        _ => Ok(changed),
+        _ => {
+            let lists = symbolic::evaluate(model, node, known).unwrap_or_default();
+            for (value, list) in outputs.iter().zip(lists) {
+                if let Some(value) = *value
+                    && symbolic::belongs(model, value, &list)
+                {
+                    known.names.insert(value, list.into());
+                }
+            }
+            Ok(changed)
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 mod attr;
 mod build;
 mod check;
+mod dim;
 mod edit;
 mod external;
 mod hash;
@@ -23,6 +24,7 @@ pub mod proto;
 mod rope;
 mod sort;
 mod store;
+mod symbolic;
 mod tensor;
 pub mod text;
 mod types;
@@ -32,6 +34,7 @@ mod wire;
 pub use attr::{Attr, AttrValue, Attrs};
 pub use build::type_from_proto;
 pub use check::{Broken, Violation, check};
+pub use dim::{Dim, Expr};
 pub use edit::{GraphMut, NewNode, NodeMut};
 pub use external::ExternalError;
 pub use hash::content_hash;
@@ -50,5 +53,5 @@ pub use store::{
     write_to,
 };
 pub use tensor::{Element, External, Tensor, TensorData, TensorError, TensorExtra};
-pub use types::{DataType, Dim, Shape, TensorType, Type};
+pub use types::{DataType, Shape, TensorType, Type};
 pub use view::{View, Visited};

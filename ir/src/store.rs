@@ -521,7 +521,7 @@ fn shape_to_proto(shape: &crate::Shape) -> proto::TensorShapeProto {
     let dim = |d: &Dim| proto::Dimension {
         value: match d {
             Dim::Fixed(n) => Some(proto::DimensionValue::DimValue(*n)),
-            Dim::Symbol(name) => Some(proto::DimensionValue::DimParam(name.as_str().to_owned())),
+            Dim::Symbol(_) | Dim::Expr(_) => Some(proto::DimensionValue::DimParam(d.to_string())),
             Dim::Unknown => None,
         },
         denotation: None,

@@ -4,7 +4,7 @@ use std::fmt;
 
 use smallvec::SmallVec;
 
-use crate::Name;
+use crate::{Dim, Name};
 
 macro_rules! data_types {
     ($($variant:ident = $code:literal, $text:literal, $bits:literal;)*) => {
@@ -141,50 +141,6 @@ impl DataType {
 impl fmt::Display for DataType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
-    }
-}
-
-/// One dimension of a shape.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Dim {
-    /// A number known before the model runs.
-    Fixed(i64),
-    /// A number that has a name (`dim_param`); equal names are equal numbers.
-    Symbol(Name),
-    /// Not known.
-    Unknown,
-}
-
-impl Dim {
-    /// The number, where it is known.
-    #[must_use]
-    pub fn fixed(&self) -> Option<i64> {
-        match self {
-            Dim::Fixed(n) => Some(*n),
-            _ => None,
-        }
-    }
-
-    /// Whether both are surely the same number.
-    #[must_use]
-    pub fn same(&self, other: &Dim) -> bool {
-        *self != Dim::Unknown && self == other
-    }
-}
-
-impl From<i64> for Dim {
-    fn from(n: i64) -> Self {
-        Dim::Fixed(n)
-    }
-}
-
-impl fmt::Display for Dim {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Dim::Fixed(n) => write!(f, "{n}"),
-            Dim::Symbol(name) => f.write_str(name),
-            Dim::Unknown => f.write_str("?"),
-        }
     }
 }
 

@@ -12,8 +12,8 @@ use crate::passes::{
     eliminate_nop_cast, eliminate_nop_concat, eliminate_nop_expand, eliminate_nop_gather,
     eliminate_nop_pad, eliminate_nop_reshape, eliminate_nop_slice, eliminate_nop_split,
     eliminate_nop_transpose, eliminate_unit_axes, eliminate_unit_transpose,
-    eliminate_unused_opsets, fix_input_shapes, fold_constants, infer_shapes, inline_constant_if,
-    inline_functions, merge_casts, merge_reshapes, merge_transposes,
+    eliminate_unused_opsets, fix_input_shapes, fold_constants, fold_reshape_shape, infer_shapes,
+    inline_constant_if, inline_functions, merge_casts, merge_reshapes, merge_transposes,
     merge_transposes_across_reshape, sink_widening_casts,
 };
 use crate::{Changed, DimBinding, InputShape, MissAt, Note, Pass, PassCx, PassError};
@@ -25,6 +25,7 @@ pub static PASSES: &[&dyn Pass] = &[
     &infer_shapes::InferShapes,
     &inline_constant_if::InlineConstantIf,
     &fold_constants::FoldConstants,
+    &fold_reshape_shape::FoldReshapeShape,
     &cast_inputs_to_int32::CastInputsToInt32,
     &eliminate_identity::EliminateIdentity,
     &eliminate_dropout::EliminateDropout,

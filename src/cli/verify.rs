@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use onnxfix_ir::{Dim, LoadOptions, content_hash};
+use onnxfix_ir::{LoadOptions, content_hash};
 
 use super::Verdict;
 use super::output::Output;
@@ -104,7 +104,7 @@ fn check_symbols(options: &Options, kept: &[String], models: [&Subject; 2]) -> R
         let mut shapes =
             s.model[s.model.root()].inputs().iter().filter_map(|&v| s.model[v].shape());
         shapes.any(|shape| {
-            shape.0.iter().any(|d| matches!(d, Dim::Symbol(name) if name.as_str() == symbol))
+            shape.0.iter().any(|d| d.symbols().iter().any(|name| name.as_str() == symbol))
         })
     };
     match options.dims.iter().find(|d| !models.iter().any(|s| has(s, &d.symbol))) {

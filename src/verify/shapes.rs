@@ -43,12 +43,9 @@ pub(super) fn resolve(
         let of_source = before[b].shape().filter(|s| s.rank() == declared.rank());
         let mut dims = Vec::with_capacity(declared.rank());
         for (axis, dim) in declared.0.iter().enumerate() {
-            let bound = |dim: &Dim| match dim {
-                Dim::Symbol(symbol) => {
-                    options.dims.iter().find(|d| **symbol == *d.symbol).map(|d| d.value)
-                }
-                _ => None,
-            };
+            let number =
+                |symbol: &str| options.dims.iter().find(|d| d.symbol == symbol).map(|d| d.value);
+            let bound = |dim: &Dim| dim.replace_symbols(&number).fixed();
             let source = of_source.map(|s| &s.0[axis]);
             let known = dim.fixed().or(given.map(|g| g[axis])).or_else(|| bound(dim));
             let known = known.or_else(|| source.and_then(|d| d.fixed().or_else(|| bound(d))));

@@ -118,8 +118,7 @@ fn attention(cx: &InferCx<'_>) -> Inferred {
     let flat = cx.shape(0).is_some_and(|s| s.rank() == 3);
     let y: Option<Shape> = match (&q, &v) {
         (Some([batch, heads, length, _]), Some([.., size])) if flat => {
-            let width = heads.fixed().zip(size.fixed()).and_then(|(h, s)| h.checked_mul(s));
-            Some([batch.clone(), length.clone(), dim(width)].into_iter().collect())
+            Some([batch.clone(), length.clone(), heads.times(size)].into_iter().collect())
         }
         (Some([batch, heads, length, _]), Some([.., size])) => {
             Some([batch, heads, length, size].into_iter().cloned().collect())
@@ -130,9 +129,7 @@ fn attention(cx: &InferCx<'_>) -> Inferred {
     let past = cx.shape(4).and_then(|s| s.0.get(2));
     let total = match (&k, past) {
         (Some(k), None) if !cx.has(4) => k[2].clone(),
-        (Some(k), Some(past)) => {
-            dim(k[2].fixed().zip(past.fixed()).and_then(|(a, b)| a.checked_add(b)))
-        }
+        (Some(k), Some(past)) => k[2].plus(past),
         _ => Dim::Unknown,
     };
     let present = |side: &Option<[Dim; 4]>| -> Option<Shape> {

@@ -1,6 +1,6 @@
 //! Tensors from nothing, or from a few numbers.
 
-use super::infer::{Inferred, dim, dims_from, dtype_attr, is_unknown_attr, nothing, one as output};
+use super::infer::{Inferred, dims_from, dtype_attr, is_unknown_attr, nothing, one as output};
 use super::kernel::{Number, checked_raw, from_units, units, with_type, with_unit};
 use super::schema::{
     attr::{float, floats, int, ints, sparse_tensor, string, strings, tensor},
@@ -9,7 +9,7 @@ use super::schema::{
     types,
 };
 use super::{EvalCx, EvalError, InferCx, InferError, NodeCx, Operator};
-use crate::{AttrValue, DataType, Shape, Tensor, TensorData};
+use crate::{AttrValue, DataType, Dim, Shape, Tensor, TensorData};
 
 /// The operators of this family.
 pub(super) static OPS: &[Operator] = &[
@@ -96,7 +96,18 @@ fn range(cx: &InferCx<'_>) -> Inferred {
         Some([start, limit, delta]) => range_len(start, limit, delta).ok(),
         _ => None,
     };
-    output(dtype, Some([dim(len)].into_iter().collect()))
+    let len = len.map_or_else(|| open_range_len(cx), Dim::Fixed);
+    output(dtype, Some([len].into_iter().collect()))
+}
+
+/// The length of a range of integers whose bounds hold names of dimensions.
+fn open_range_len(cx: &InferCx<'_>) -> Dim {
+    let span = cx.dim(1).minus(&cx.dim(0)).max(&Dim::Fixed(0));
+    match cx.dim(2) {
+        Dim::Fixed(1) => span,
+        Dim::Fixed(step @ 2..) => span.plus(&Dim::Fixed(step - 1)).over(&Dim::Fixed(step)),
+        _ => Dim::Unknown,
+    }
 }
 
 /// `ceil((limit − start) / delta)`, not below 0.

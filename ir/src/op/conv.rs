@@ -250,7 +250,7 @@ impl Window {
         if self.same {
             return Ok(match size {
                 _ if stride == 1 => size.clone(),
-                d => dim(d.fixed().map(|n| n / stride + i64::from(n % stride != 0))),
+                d => d.plus(&Dim::Fixed(stride - 1)).over(&Dim::Fixed(stride)),
             });
         }
         let (Some(kernel), half) = (self.kernel[axis].fixed(), self.kernel.len()) else {
@@ -266,8 +266,16 @@ impl Window {
         };
         let Some(n) = size.fixed() else {
             // A window as wide as its padding keeps the size, whatever it is.
-            let keeps = stride == 1 && Some(padding) == extent.checked_sub(1);
-            return Ok(if keeps { size.clone() } else { Dim::Unknown });
+            if stride == 1 && Some(padding) == extent.checked_sub(1) {
+                return Ok(size.clone());
+            }
+            let room = size.plus(&dim(padding.checked_sub(extent)));
+            let counts = !ceil || stride == 1;
+            return Ok(if counts {
+                room.over(&Dim::Fixed(stride)).plus(&Dim::Fixed(1))
+            } else {
+                Dim::Unknown
+            });
         };
         let Some(room) = n.checked_add(padding).and_then(|n| n.checked_sub(extent)) else {
             return Ok(Dim::Unknown);
@@ -382,7 +390,7 @@ fn conv_transpose(cx: &InferCx<'_>) -> Inferred {
     }
     let group =
         if is_unknown_attr(cx, "group") { None } else { Some(cx.attrs.int("group").unwrap_or(1)) };
-    let filters = dim(filters.fixed().zip(group).and_then(|(f, g)| f.checked_mul(g)));
+    let filters = group.map_or(Dim::Unknown, |group| filters.times(&Dim::Fixed(group)));
     let unknown = ["output_shape", "output_padding"].iter().any(|name| is_unknown_attr(cx, name));
     let window = if unknown { None } else { window(cx, space.len(), Some(kernel))? };
     let Some(window) = window else {
@@ -395,12 +403,12 @@ fn conv_transpose(cx: &InferCx<'_>) -> Inferred {
         if let Some(&size) =
             given.and_then(|given| given.get(given.len().checked_sub(space.len())? + axis))
         {
-            return Some(size);
+            return Some(Dim::Fixed(size));
         }
-        let size = space[axis].fixed()?;
+        let size = &space[axis];
         let stride = window.strides[axis];
         if window.same {
-            return size.checked_mul(stride);
+            return Some(size.times(&Dim::Fixed(stride)));
         }
         let pads =
             window.pads.as_ref().map_or((0, 0), |pads| (pads[axis], pads[axis + space.len()]));
@@ -410,16 +418,20 @@ fn conv_transpose(cx: &InferCx<'_>) -> Inferred {
             .checked_mul(window.dilations[axis])?
             .checked_add(1)?;
         let extra = extra.and_then(|extra| extra.get(axis)).copied().unwrap_or(0);
-        let full =
-            size.checked_sub(1)?.checked_mul(stride)?.checked_add(extent)?.checked_add(extra)?;
-        full.checked_sub(pads.0)?.checked_sub(pads.1).filter(|&n| n >= 0)
+        let more = extent
+            .checked_sub(stride)?
+            .checked_add(extra)?
+            .checked_sub(pads.0)?
+            .checked_sub(pads.1)?;
+        let full = size.times(&Dim::Fixed(stride)).plus(&Dim::Fixed(more));
+        (full.fixed().is_none_or(|n| n >= 0)).then_some(full)
     };
     output(
         dtype,
         Some(
             [n.clone(), filters]
                 .into_iter()
-                .chain((0..space.len()).map(|i| dim(along(i))))
+                .chain((0..space.len()).map(|i| along(i).unwrap_or(Dim::Unknown)))
                 .collect(),
         ),
     )

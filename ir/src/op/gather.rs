@@ -16,7 +16,7 @@ use super::schema::{
     types,
 };
 use super::{Class, EvalCx, EvalError, InferCx, InferError, Operator, normal_axis};
-use crate::{DataType, Shape, Tensor};
+use crate::{DataType, Dim, Shape, Tensor};
 
 /// The operators of this family.
 pub(super) static OPS: &[Operator] = &[
@@ -398,7 +398,7 @@ fn one_hot(cx: &InferCx<'_>) -> Inferred {
     let axis = one_hot_axis(axis, indices.rank())?;
     let mut shape = indices.clone();
     let depth = cx.input(1).tensor.and_then(|t| depth_of(t).ok());
-    shape.0.insert(axis, dim(depth));
+    shape.0.insert(axis, depth.map_or_else(|| cx.dim(1), Dim::Fixed));
     output(dtype, Some(shape))
 }
 

@@ -96,6 +96,9 @@ pub(super) fn dims_from(input: Input<'_>) -> Option<Shape> {
     if let Some(ints) = input.tensor.and_then(crate::Tensor::to_ints) {
         return Some(Shape::fixed(&ints));
     }
+    if let Some(names) = input.names {
+        return Some(names.iter().cloned().collect());
+    }
     let rank = fixed_len(input)?;
     Some(Shape::unknown(rank))
 }

@@ -44,6 +44,7 @@ mod reduce;
 mod schema;
 mod sequence;
 mod shape;
+pub(crate) use shape::shape_range;
 mod signal;
 #[cfg(test)]
 mod testing;
@@ -282,6 +283,8 @@ pub struct Input<'a> {
     pub ty: Option<&'a Type>,
     /// Its elements, when it is constant.
     pub tensor: Option<&'a Tensor>,
+    /// Elements of a short integer list that is not constant, as far as they follow from names of dimensions.
+    pub names: Option<&'a [Dim]>,
 }
 
 /// What inference sees of a node.
@@ -337,6 +340,25 @@ impl<'a> InferCx<'a> {
     #[must_use]
     pub fn ints(&self, slot: usize) -> Option<Vec<i64>> {
         self.input(slot).tensor?.to_ints()
+    }
+
+    /// Elements of a short integer input as far as they are known.
+    #[must_use]
+    pub fn dims(&self, slot: usize) -> Option<Vec<Dim>> {
+        let input = self.input(slot);
+        match input.names {
+            Some(names) => Some(names.to_vec()),
+            None => Some(input.tensor?.to_ints()?.into_iter().map(Dim::Fixed).collect()),
+        }
+    }
+
+    /// The one element of an integer input as far as it is known.
+    #[must_use]
+    pub fn dim(&self, slot: usize) -> Dim {
+        match self.dims(slot).as_deref() {
+            Some([dim]) => dim.clone(),
+            _ => Dim::Unknown,
+        }
     }
 }
 
@@ -466,6 +488,9 @@ pub fn broadcast(a: &Shape, b: &Shape) -> Result<Shape, InferError> {
             // Whatever the other one is, it is this number or 1.
             (Dim::Fixed(n), _) | (_, Dim::Fixed(n)) => Ok(Dim::Fixed(n)),
             (x, y) if x.same(&y) => Ok(x),
+            // A slice of at most `y` elements of a table broadcasts to `y`: it is `y` long, or 1.
+            (x, y) if x.is_capped_by(&y) => Ok(y),
+            (x, y) if y.is_capped_by(&x) => Ok(x),
             _ => Ok(Dim::Unknown),
         })
         .collect()

@@ -500,21 +500,17 @@ fn eval_arg_min(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
 }
 
 fn top_k(cx: &InferCx<'_>) -> Inferred {
-    let k = if cx.version < 10 {
-        cx.attrs.int("k")
-    } else {
-        cx.ints(1).filter(|k| k.len() == 1).map(|k| k[0])
-    };
+    let wanted = if cx.version < 10 { dim(cx.attrs.int("k")) } else { cx.dim(1) };
     let shape = match (cx.shape(0), int_attr(cx, "axis", -1)) {
         (Some(shape), Some(axis)) => {
             let mut top = shape.clone();
             let axis = normal_axis(axis, shape.rank())?;
-            if let Some(k) = k
+            if let Some(k) = wanted.fixed()
                 && (k < 0 || shape.0[axis].fixed().is_some_and(|n| k > n))
             {
                 return Err(InferError::new(format!("{k} of axis {axis}: {shape}")));
             }
-            top.0[axis] = dim(k);
+            top.0[axis] = wanted;
             Some(top)
         }
         (Some(shape), None) => Some(Shape::unknown(shape.rank())),

@@ -110,7 +110,7 @@ fn eval_dropout(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
 }
 
 /// The part of the axes that Shape gives; everything until opset 15.
-fn shape_range(cx: &NodeCx<'_>, rank: usize) -> std::ops::Range<usize> {
+pub(crate) fn shape_range(cx: &NodeCx<'_>, rank: usize) -> std::ops::Range<usize> {
     let bound = |name, default: i64| {
         let n = cx.attrs.int(name).filter(|_| cx.version >= 15).unwrap_or(default);
         let n = if n < 0 { n.saturating_add(rank as i64) } else { n };
@@ -146,38 +146,18 @@ fn eval_size_of(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
     )])
 }
 
-/// Product of dimensions: a number, or a name times 1.
-pub(super) fn product(dims: &[Dim]) -> Dim {
-    let mut number = 1i64;
-    let mut other = None;
-    let mut several = false;
-    let mut overflow = false;
-    for d in dims {
-        match d {
-            // Whatever the rest is.
-            Dim::Fixed(0) => return Dim::Fixed(0),
-            Dim::Fixed(n) => match number.checked_mul(*n) {
-                Some(product) => number = product,
-                None => overflow = true,
-            },
-            d => {
-                several |= other.is_some();
-                other = Some(d);
-            }
-        }
-    }
-    match other {
-        _ if overflow => Dim::Unknown,
-        None => Dim::Fixed(number),
-        Some(d) if number == 1 && !several => d.clone(),
-        Some(_) => Dim::Unknown,
-    }
+/// Product of dimensions.
+pub(super) fn product<'a>(dims: impl IntoIterator<Item = &'a Dim>) -> Dim {
+    dims.into_iter().fold(Dim::Fixed(1), |product, d| product.times(d))
 }
 
 fn reshape(cx: &InferCx<'_>) -> Inferred {
     let dtype = cx.dtype(0);
-    let target =
-        if cx.version < 5 { cx.attrs.ints("shape").map(<[i64]>::to_vec) } else { cx.ints(1) };
+    let target = if cx.version < 5 {
+        cx.attrs.ints("shape").map(|shape| shape.iter().copied().map(Dim::Fixed).collect())
+    } else {
+        cx.dims(1)
+    };
     let Some(target) = target else {
         let rank = if cx.version < 5 { None } else { fixed_len(cx.input(1)) };
         return output(dtype, rank.map(Shape::unknown));
@@ -193,82 +173,99 @@ fn allow_zero(cx: &NodeCx<'_>) -> Option<bool> {
 }
 
 /// The shape that `target` asks for, `0` and `-1` resolved as far as they can be.
-fn reshaped(from: Option<&Shape>, target: &[i64], allow_zero: bool) -> Result<Shape, InferError> {
+fn reshaped(from: Option<&Shape>, target: &[Dim], allow_zero: bool) -> Result<Shape, InferError> {
     let text = |why: &str| {
         let from = from.map_or_else(|| "?".to_owned(), ToString::to_string);
-        InferError::new(format!("{from} cannot become {}: {why}", Shape::fixed(target)))
+        let target: Shape = target.iter().cloned().collect();
+        InferError::new(format!("{from} cannot become {target}: {why}"))
     };
-    if let Some(bad) = target.iter().find(|&&n| n < -1) {
+    if let Some(bad) = target.iter().filter_map(Dim::fixed).find(|&n| n < -1) {
         return Err(text(&format!("{bad} is no dimension")));
     }
-    let free = target.iter().filter(|&&n| n == -1).count();
+    let free = target.iter().filter(|&d| *d == Dim::Fixed(-1)).count();
     if free > 1 {
         return Err(text("more than one dimension is -1"));
     }
-    if free == 1 && allow_zero && target.contains(&0) {
+    if free == 1 && allow_zero && target.contains(&Dim::Fixed(0)) {
         return Err(text("-1 is ambiguous beside 0"));
     }
 
+    let one = Dim::Fixed(1);
     // What is left of the input once the dimensions that are copied are taken out of both sides.
-    let mut left: SmallVec<[Option<&Dim>; 6]> =
-        from.map(|s| s.0.iter().map(Some).collect()).unwrap_or_default();
+    let mut left: SmallVec<[&Dim; 6]> = from.map(|s| s.0.iter().collect()).unwrap_or_default();
     let mut shape = Shape::default();
-    let mut asked = Some(1i64);
-    for (axis, &n) in target.iter().enumerate() {
-        let copied = n == 0 && !allow_zero;
-        shape.0.push(match (n, from) {
-            (0, Some(from)) if copied => {
+    let mut asked = Dim::Fixed(1);
+    // Where a dimension is not asked for by number or name: what -1 stands for, and what is computed otherwise.
+    let mut open: SmallVec<[usize; 4]> = SmallVec::new();
+    for (axis, wanted) in target.iter().enumerate() {
+        shape.0.push(match (wanted, from) {
+            (Dim::Fixed(0), Some(from)) if !allow_zero => {
                 let d =
                     from.0.get(axis).ok_or_else(|| text("0 copies an axis that is not there"))?;
-                left[axis] = None;
+                left[axis] = &one;
                 d.clone()
             }
-            (0, None) if copied => Dim::Unknown,
-            (-1, _) => Dim::Unknown,
-            (n, _) => {
-                asked = asked.and_then(|asked| asked.checked_mul(n));
-                Dim::Fixed(n)
+            (Dim::Fixed(0), None) if !allow_zero => Dim::Unknown,
+            (Dim::Fixed(-1), _) => {
+                open.push(axis);
+                Dim::Unknown
+            }
+            (d, _) if d.is_natural() => {
+                asked = asked.times(d);
+                d.clone()
+            }
+            _ => {
+                open.push(axis);
+                Dim::Unknown
             }
         });
     }
-    let (Some(from), Some(asked)) = (from, asked) else { return Ok(shape) };
+    let (Some(from), false) = (from, asked == Dim::Unknown) else { return Ok(shape) };
     // Beside a zero nothing can be said about the others.
-    let zero = asked == 0 || from.is_empty();
-    let given = left.iter().flatten().try_fold(1i64, |n, d| n.checked_mul(d.fixed().unwrap_or(1)));
-    let Some(given) = given else { return Ok(shape) };
-    let unknown: SmallVec<[&Dim; 4]> =
-        left.iter().flatten().copied().filter(|d| d.fixed().is_none()).collect();
-    let free = target.iter().position(|&n| n == -1);
-    if let (true, Some((from, to))) = (zero, from.len().zip(shape.len())) {
-        return if from == to {
+    if asked == Dim::Fixed(0) || from.is_empty() {
+        return beside_zero(from, shape, free == 1, &open, text);
+    }
+    let numbers = left.iter().try_fold(1i64, |n, d| n.checked_mul(d.fixed().unwrap_or(1)));
+    let Some(numbers) = numbers else { return Ok(shape) };
+    let given = product(left.iter().copied());
+    match (open.as_slice(), given.fixed(), asked.fixed()) {
+        ([], Some(given), Some(asked)) if given != asked => {
+            Err(text(&format!("{given} and {asked} elements")))
+        }
+        ([], None, Some(asked)) if asked % numbers != 0 => {
+            Err(text(&format!("{asked} elements are no multiple of {numbers}")))
+        }
+        ([_], Some(given), Some(asked)) if given % asked != 0 => {
+            Err(text(&format!("{given} elements are no multiple of {asked}")))
+        }
+        (&[axis], ..) => {
+            // A valid run leaves no remainder.
+            shape.0[axis] = given.exactly_over(&asked).unwrap_or_else(|| given.over(&asked));
             Ok(shape)
-        } else {
-            Err(text(&format!("{from} and {to} elements")))
-        };
-    }
-    if zero {
-        if let (Some(0), Some(axis)) = (from.len(), free)
-            && shape
-                .0
-                .iter()
-                .enumerate()
-                .all(|(i, d)| i == axis || d.fixed().is_some_and(|n| n != 0))
-        {
-            shape.0[axis] = Dim::Fixed(0);
         }
-        return Ok(shape);
+        _ => Ok(shape),
     }
-    match (free, unknown.as_slice()) {
-        (None, []) if given != asked => return Err(text(&format!("{given} and {asked} elements"))),
-        (None, _) if asked % given != 0 => {
-            return Err(text(&format!("{asked} elements are no multiple of {given}")));
+}
+
+/// The shape where the input or what is asked for has no elements; `free` says that one dimension is -1.
+fn beside_zero(
+    from: &Shape,
+    mut shape: Shape,
+    free: bool,
+    open: &[usize],
+    text: impl Fn(&str) -> InferError,
+) -> Result<Shape, InferError> {
+    match (from.len(), shape.len(), open) {
+        (Some(from), Some(to), _) if from != to => Err(text(&format!("{from} and {to} elements"))),
+        (Some(0), None, &[axis]) if free => {
+            let others = shape.0.iter().enumerate().filter(|&(i, _)| i != axis);
+            if others.map(|(_, d)| d.fixed()).all(|n| n.is_some_and(|n| n != 0)) {
+                shape.0[axis] = Dim::Fixed(0);
+            }
+            Ok(shape)
         }
-        (Some(axis), []) if given % asked == 0 => shape.0[axis] = Dim::Fixed(given / asked),
-        (Some(_), []) => return Err(text(&format!("{given} elements are no multiple of {asked}"))),
-        (Some(axis), [one]) if given == asked => shape.0[axis] = (*one).clone(),
-        _ => {}
+        _ => Ok(shape),
     }
-    Ok(shape)
 }
 
 fn eval_reshape(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
@@ -279,7 +276,7 @@ fn eval_reshape(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
         cx.int_input(1)?
     };
     let allow_zero = cx.version >= 14 && cx.int("allowzero", 0)? != 0;
-    let shape = reshaped(Some(&Shape::fixed(&x.dims)), &target, allow_zero)?;
+    let shape = reshaped(Some(&Shape::fixed(&x.dims)), &Shape::fixed(&target).0, allow_zero)?;
     with_shape(x, &shape)
 }
 
@@ -423,7 +420,7 @@ mod tests {
     fn symbols_cancel() {
         assert_eq!(reshape("N,S,768", &[0, 0, 12, 64]).infer(), "float[N,S,12,64]");
         assert_eq!(reshape("N,S,768", &[0, -1, 12, 64]).infer(), "float[N,S,12,64]");
-        assert_eq!(reshape("N,S,768", &[-1, 768]).infer(), "float[?,768]");
+        assert_eq!(reshape("N,S,768", &[-1, 768]).infer(), "float[N*S,768]");
         assert_eq!(reshape("?,S,12,64", &[0, 0, -1]).infer(), "float[?,S,768]");
         assert_eq!(reshape("2,?,6", &[0, -1, 3]).infer(), "float[2,?,3]");
     }
@@ -496,7 +493,7 @@ mod tests {
         assert_eq!(Case::new("Flatten").typed(DataType::Float, "N,2,3").infer(), "float[N,6]");
         assert_eq!(
             Case::new("Flatten").attr("axis", 0_i64).typed(DataType::Float, "N,2").infer(),
-            "float[1,?]"
+            "float[1,2*N]"
         );
     }
 }

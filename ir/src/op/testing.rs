@@ -89,7 +89,7 @@ impl Case {
             .iter()
             .map(|input| match input {
                 Some((ty, tensor)) => {
-                    Input { present: true, ty: Some(ty), tensor: tensor.as_ref() }
+                    Input { present: true, ty: Some(ty), tensor: tensor.as_ref(), names: None }
                 }
                 None => Input::default(),
             })

@@ -326,7 +326,7 @@ impl Cursor<'_> {
             }
             _ => {
                 let name = self.name("a dimension")?;
-                Ok(if name.is_empty() { Dim::Unknown } else { Dim::Symbol(name.into()) })
+                Ok(if name.is_empty() { Dim::Unknown } else { Dim::named(&name) })
             }
         }
     }

@@ -591,6 +591,7 @@ fn dim(dim: &Dim) -> Cow<'_, str> {
     match dim {
         Dim::Fixed(n) => n.to_string().into(),
         Dim::Symbol(name) => quotable(name),
+        Dim::Expr(expr) => quoted(&expr.to_string()).into(),
         Dim::Unknown => "?".into(),
     }
 }

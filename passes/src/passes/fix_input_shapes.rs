@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use onnxfix_ir::infer::forget_shapes;
-use onnxfix_ir::{Dim, Model, Shape, TensorType, Type, ValueId};
+use onnxfix_ir::{Dim, Model, Name, Shape, TensorType, Type, ValueId};
 
 use crate::{Changed, Documented, InputShape, Pass, PassCx, PassError, ShapeError, declare_pass};
 
@@ -54,10 +54,16 @@ impl Pass for FixInputShapes {
         }
         let symbols = bind_symbols(model, &inputs, cx)?;
         let mut fixed: Vec<(ValueId, Shape)> = Vec::new();
+        let mut ones: Vec<(Dim, Vec<Name>)> = Vec::new();
         for &input in &inputs {
-            if let Some(shape) = fixed_shape(model, input, &symbols, cx)? {
+            if let Some(shape) = fixed_shape(model, input, &symbols, &mut ones, cx)? {
                 fixed.push((input, shape));
             }
+        }
+        for (dim, inputs) in ones {
+            let inputs: Vec<&str> = inputs.iter().map(Name::as_str).collect();
+            let inputs = inputs.join(", ");
+            cx.note(name, format!("dimension 0 ({dim}) of {inputs} is not given and is 1 now"));
         }
         if fixed.is_empty() || !cx.spend() {
             return Ok(changed.into());
@@ -86,21 +92,25 @@ fn check_names(model: &Model, inputs: &[ValueId], cx: &PassCx<'_>) -> Result<(),
     let symbols = symbols_of(model, inputs);
     let bound = cx.options.dims.iter().map(|d| &d.symbol);
     for symbol in bound.chain(&cx.options.keep_dims) {
-        if !symbols.contains(&symbol.as_str()) {
-            let symbols = if symbols.is_empty() { "none".into() } else { symbols.join(", ") };
+        if !symbols.iter().any(|s| s.as_str() == symbol) {
+            let symbols = if symbols.is_empty() {
+                "none".into()
+            } else {
+                symbols.iter().map(Name::as_str).collect::<Vec<_>>().join(", ")
+            };
             return Err(ShapeError::NoSymbol { symbol: symbol.clone(), symbols });
         }
     }
     Ok(())
 }
 
-fn symbols_of<'a>(model: &'a Model, inputs: &[ValueId]) -> Vec<&'a str> {
-    let mut symbols: Vec<&str> = Vec::new();
+fn symbols_of(model: &Model, inputs: &[ValueId]) -> Vec<Name> {
+    let mut symbols: Vec<Name> = Vec::new();
     for dim in inputs.iter().filter_map(|&v| model[v].shape()).flat_map(|s| &s.0) {
-        if let Dim::Symbol(s) = dim
-            && !symbols.contains(&s.as_str())
-        {
-            symbols.push(s);
+        for symbol in dim.symbols() {
+            if !symbols.contains(&symbol) {
+                symbols.push(symbol);
+            }
         }
     }
     symbols
@@ -121,7 +131,7 @@ fn given<'a>(cx: &PassCx<'a>, name: &str) -> Option<&'a InputShape> {
 fn bind_symbols(
     model: &Model,
     inputs: &[ValueId],
-    cx: &PassCx<'_>,
+    cx: &mut PassCx<'_>,
 ) -> Result<HashMap<String, Option<i64>>, ShapeError> {
     let mut symbols: HashMap<String, Option<i64>> = HashMap::new();
     for dim in &cx.options.dims {
@@ -164,19 +174,25 @@ fn bind_symbols(
             }
             // Some exporters write one symbol, such as -1, for dimensions that differ: then it says nothing.
             let entry = symbols.entry(symbol.to_string()).or_insert(Some(n));
-            if *entry != Some(n) {
+            if let Some(first) = *entry
+                && first != n
+            {
                 *entry = None;
+                let name = FixInputShapes.info().name;
+                let why = format!("dimension {symbol} is {first} and {n} by --input-shape");
+                cx.note(name, format!("{why}, so it is not applied to other inputs"));
             }
         }
     }
     Ok(symbols)
 }
 
-/// The new shape of an input, if it changes.
+/// The new shape of an input, if it changes; `ones` gathers first dimensions that become 1 because nothing was said.
 fn fixed_shape(
     model: &Model,
     input: ValueId,
     symbols: &HashMap<String, Option<i64>>,
+    ones: &mut Vec<(Dim, Vec<Name>)>,
     cx: &mut PassCx<'_>,
 ) -> Result<Option<Shape>, ShapeError> {
     let pass = FixInputShapes.info().name;
@@ -190,11 +206,9 @@ fn fixed_shape(
     for (i, dim) in new.0.iter_mut().enumerate() {
         let wanted = match (given, &*dim) {
             (Some(given), _) => Some(given.dims[i]),
-            (None, Dim::Symbol(s)) => symbols.get(s.as_str()).copied().flatten(),
-            (None, _) => None,
+            (None, open) => open.replace_symbols(&|s| symbols.get(s).copied().flatten()).fixed(),
         };
-        let kept =
-            matches!(&*dim, Dim::Symbol(s) if cx.options.keep_dims.iter().any(|k| k == s.as_str()));
+        let kept = dim.symbols().iter().any(|s| cx.options.keep_dims.iter().any(|k| **k == **s));
         match (wanted, &*dim) {
             (Some(n), Dim::Fixed(old)) if *old != n => {
                 cx.warn(
@@ -207,10 +221,10 @@ fn fixed_shape(
             (None, Dim::Fixed(_)) => {}
             (None, _) if kept || !cx.options.static_shapes => {}
             (None, open) if i == 0 => {
-                cx.note(
-                    pass,
-                    format!("input {name}: dimension 0 ({open}) is not given and is 1 now"),
-                );
+                match ones.iter_mut().find(|(dim, _)| dim == open) {
+                    Some((_, inputs)) => inputs.push(name.clone()),
+                    None => ones.push((open.clone(), vec![name.clone()])),
+                }
                 *dim = Dim::Fixed(1);
             }
             (None, open) => {

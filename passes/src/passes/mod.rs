@@ -23,6 +23,7 @@ pub(crate) mod eliminate_unit_transpose;
 pub(crate) mod eliminate_unused_opsets;
 pub(crate) mod fix_input_shapes;
 pub(crate) mod fold_constants;
+pub(crate) mod fold_reshape_shape;
 pub(crate) mod infer_shapes;
 pub(crate) mod inline_constant_if;
 pub(crate) mod inline_functions;
