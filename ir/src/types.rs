@@ -97,8 +97,8 @@ impl DataType {
     #[must_use]
     pub fn is_float(self) -> bool {
         use DataType::{
-            Bfloat16, Double, Float, Float4E2m1, Float8E4m3fn, Float8E4m3fnuz, Float8E5m2,
-            Float8E5m2fnuz, Float8E8m0, Float16,
+            Bfloat16, Double, Float, Float4E2m1, Float6E2m3, Float6E3m2, Float8E4m3fn,
+            Float8E4m3fnuz, Float8E5m2, Float8E5m2fnuz, Float8E8m0, Float16,
         };
         matches!(
             self,
@@ -111,6 +111,8 @@ impl DataType {
                 | Float8E5m2
                 | Float8E5m2fnuz
                 | Float4E2m1
+                | Float6E2m3
+                | Float6E3m2
                 | Float8E8m0
         )
     }

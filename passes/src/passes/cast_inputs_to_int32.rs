@@ -37,7 +37,7 @@ impl Pass for CastInputsToInt32 {
     fn run(&self, model: &mut Model, cx: &mut PassCx<'_>) -> Result<Changed, PassError> {
         let pass = self.info().name;
         let root = model.root();
-        let mut changed = false;
+        let mut narrowed: Vec<String> = Vec::new();
         for input in model[root].inputs().to_vec() {
             let Some(ty) = model[input].tensor_type().cloned() else { continue };
             if model.constant(input).is_some()
@@ -53,14 +53,14 @@ impl Pass for CastInputsToInt32 {
             if !cx.spend() {
                 break;
             }
-            cx.note(
-                pass,
-                format!("input {name} is int32 now, was {}: feed values below 2^31", ty.dtype),
-            );
+            narrowed.push(format!("{name} (was {})", ty.dtype));
             narrow(model, input, pass);
-            changed = true;
         }
-        Ok(changed.into())
+        if !narrowed.is_empty() {
+            let inputs = narrowed.join(", ");
+            cx.note(pass, format!("inputs that are int32 now: {inputs}; feed values below 2^31"));
+        }
+        Ok((!narrowed.is_empty()).into())
     }
 }
 
