@@ -7,6 +7,7 @@ started another program as that program's peak too, and the benchmark itself hol
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -15,30 +16,39 @@ import time
 SAMPLE_SECONDS = 0.005
 
 
-def measure(command: list[str]) -> dict:
-    """Wall time and CPU time in seconds, peak memory in bytes, exit code, and the last line of a failure."""
-    launcher = [sys.executable, "-I", "-S", __file__, *command]
+def measure(command: list[str], limit_seconds: float = 900) -> dict:
+    """Wall time and CPU time in seconds, peak memory in bytes, exit code, and the last line of a failure.
+
+    A command that takes longer than the limit is stopped, which counts as a failure.
+    """
+    launcher = [sys.executable, "-I", "-S", __file__, str(limit_seconds), *command]
     done = subprocess.run(launcher, capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"{command[0]}: {done.stderr.strip().splitlines()[-1]}")
     return json.loads(done.stdout)
 
 
-def _launch(command: list[str]) -> dict:
+def _launch(limit_seconds: float, command: list[str]) -> dict:
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     errors: list[bytes] = []
     # A full pipe would stop the command.
     drain = threading.Thread(target=lambda: errors.append(process.stderr.read()))
     sampler = _AnonymousMemory(process.pid)
+    # By the process id and not by Popen, which knows nothing of an end that was waited for elsewhere.
+    watchdog = threading.Timer(limit_seconds, os.kill, (process.pid, signal.SIGKILL))
     drain.start()
     sampler.start()
+    watchdog.start()
     _, status, usage = os.wait4(process.pid, 0)
     wall = time.perf_counter() - start
+    watchdog.cancel()
     sampler.is_over.set()
     drain.join()
     lines = errors[0].decode(errors="replace").strip().splitlines()
     exit_code = os.waitstatus_to_exitcode(status)
+    if exit_code == -signal.SIGKILL:
+        lines.append(f"stopped after {wall:.0f} s" if wall >= limit_seconds else "killed, maybe for want of memory")
     return {
         "wall_seconds": wall,
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
@@ -70,4 +80,4 @@ class _AnonymousMemory(threading.Thread):
 
 
 if __name__ == "__main__":
-    print(json.dumps(_launch(sys.argv[1:])))
+    print(json.dumps(_launch(float(sys.argv[1]), sys.argv[2:])))

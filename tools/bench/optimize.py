@@ -4,7 +4,8 @@
 The graphs of a folder of further models (base/*.graph.onnx) are filled with seeded random weights first. Then every
 tool runs on every model, one after the other, round after round, so that a busy minute of the machine hits all of them.
 `cp` is there as the floor: a tool has to read the file and write one of the same size. Prints a Markdown table of
-medians and writes the raw figures to tools/bench/results. Exit: 0 done, 1 a tool failed, 2 could not run.
+medians, then the short one of the README, and writes the raw figures to tools/bench/results. A tool that fails or takes
+longer than --limit on a model is not run on it again. Exit: 0 done, 1 a tool failed, 2 could not run.
 """
 
 import argparse
@@ -64,11 +65,11 @@ def commands(source: Path, out: Path, shapes: dict, onnxfix: Onnxfix) -> dict[st
     return found
 
 
-def run_once(command: list[str], out: Path) -> dict:
+def run_once(command: list[str], out: Path, limit: float) -> dict:
     """One measured run; what it wrote is weighed and deleted."""
     # Otherwise this run would wait for what the one before it has still to write.
     os.sync()
-    figures = measure(command)
+    figures = measure(command, limit)
     written = list(out.parent.glob(f"{out.name}*"))
     figures["written_bytes"] = sum(path.stat().st_size for path in written)
     for path in written:
@@ -93,8 +94,10 @@ def measure_model(source: Path, arguments: argparse.Namespace, onnxfix: Onnxfix)
     runs: dict[str, list[dict]] = {name: [] for name in tools if not arguments.tools or name in arguments.tools}
     for number in range(arguments.runs):
         for name in runs:
+            if any(entry["exit"] for entry in runs[name]):
+                continue
             print(f"{source.stem}: run {number + 1} of {arguments.runs}: {name}", file=sys.stderr)
-            runs[name].append(run_once(tools[name], out))
+            runs[name].append(run_once(tools[name], out, arguments.limit))
     return runs
 
 
@@ -104,7 +107,7 @@ def table(name: str, size: int, runs: dict[str, list[dict]]) -> list[str]:
     rows = []
     for tool, entries in runs.items():
         if walls[tool] is None:
-            rows.append(f"| {name} | {tool} | failed | | | | | |")
+            rows.append(f"| {name} | {tool} | {entries[0]['says'] or 'failed'} | | | | | |")
             continue
         peak, anonymous = _median(entries, "peak_bytes"), _median(entries, "peak_anonymous_bytes")
         cells = [
@@ -117,6 +120,29 @@ def table(name: str, size: int, runs: dict[str, list[dict]]) -> list[str]:
         ]
         rows.append(f"| {name} | {tool} | {' | '.join(cells)} |")
     return rows
+
+
+def summary(models: dict) -> list[str]:
+    """One row per model: time and peak memory of each tool, and how onnxfix stands to `cp`, onnxsim and the file."""
+    tools = list(next(iter(models.values()))["runs"])
+    lines = [f"| model | size | {' | '.join(tools)} | onnxfix to cp | onnxsim to onnxfix | peak to size |"]
+    lines.append(f"|---|{'---:|' * (len(tools) + 4)}")
+    for name, figures in models.items():
+        runs, size = figures["runs"], figures["bytes"]
+        walls = {tool: _median(entries, "wall_seconds") for tool, entries in runs.items()}
+        cells = []
+        for tool, entries in runs.items():
+            peak = _median(entries, "peak_bytes")
+            cells.append(f"{walls[tool]:.2f} s, {peak / MB:,.0f} MB" if walls[tool] else entries[0]["says"] or "failed")
+        ours, peak = walls.get("onnxfix"), _median(runs.get("onnxfix", []), "peak_bytes")
+        theirs = walls.get("onnxsim")
+        cells += [
+            _ratio(ours, walls.get("cp")) if ours else "–",
+            _ratio(theirs, ours) if theirs else "–",
+            _ratio(peak, size) if peak else "–",
+        ]
+        lines.append(f"| {name} | {size / MB:.0f} MB | {' | '.join(cells)} |")
+    return lines
 
 
 def _median(entries: list[dict], key: str) -> float | None:
@@ -146,8 +172,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "models", nargs="*", metavar="NAME", help="base-size graphs, such as deberta_base_ts13 (default: all)"
     )
-    parser.add_argument("--runs", type=int, default=3, help="runs of each tool (default: %(default)s)")
-    parser.add_argument("--seq", type=int, default=128, help="tokens where the length is open (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=5, help="runs of each tool (default: %(default)s)")
+    parser.add_argument("--seq", type=int, default=256, help="tokens where the length is open (default: %(default)s)")
+    parser.add_argument("--limit", type=float, default=900, help="seconds a run may take (default: %(default)s)")
     parser.add_argument("--tools", type=lambda text: text.split(","), help="only these, separated by commas")
     parser.add_argument("--scratch", metavar="DIR", help="keep the filled models here (default: a temporary folder)")
     parser.add_argument("--onnxfix", metavar="BIN", help="the binary (default: the release build, or the one on PATH)")
@@ -180,7 +207,8 @@ def run(arguments: argparse.Namespace) -> int:
             results.write_text(json.dumps(raw, indent=1) + "\n")
     print("| model | tool | time | to cp | to onnxfix | CPU time | peak memory | of its own |")
     print("|---|---|---:|---:|---:|---:|---:|---:|")
-    print("\n".join(rows))
+    print("\n".join(rows), end="\n\n")
+    print("\n".join(summary(raw["models"])))
     failed = False
     for model, figures in raw["models"].items():
         for tool, entries in figures["runs"].items():
