@@ -299,7 +299,9 @@ pub fn forget_shapes(model: &mut Model) {
             // Inputs of bodies carry what flows through a loop.
             let computed = match v.def() {
                 Def::Node { .. } => true,
-                Def::Input => model[v.graph()].owner().is_some(),
+                Def::Input => {
+                    model[v.graph()].owner().is_some() && v.shape().is_some_and(|s| s.rank() > 0)
+                }
                 _ => false,
             };
             computed && v.tensor_type().is_some_and(|t| t.shape.is_some())

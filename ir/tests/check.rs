@@ -106,3 +106,10 @@ fn the_exports_are_well_formed() {
         assert_eq!(broken(&loaded.model), "", "{}", path.display());
     }
 }
+
+#[test]
+fn an_old_dropout_has_a_mask_of_the_type_of_its_data() {
+    let text = "<ir_version: 4, opset_import: [\"\" : 9]>
+g (float[2] x) => (float[2] y) <float[2] mask> { y, mask = Dropout (x) }";
+    assert_eq!(broken(&onnxfix_ir::text::parse(text).expect("a model")), "");
+}

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use onnxfix_ir::Model;
+use onnxfix_ir::{GraphId, Model};
 use serde::Serialize;
 
 use crate::passes::{
@@ -282,7 +282,17 @@ pub fn run(
             format!("still changing after {MAX_SWEEPS} sweeps: please report this model"),
         );
     }
+    allow_initializers(model);
     Ok(Report { stop, sweeps, passes: stats, notes: cx.notes, misses: cx.misses })
+}
+
+/// Raises the format's version where passes made initializers: before version 4, each had to be an input as well.
+fn allow_initializers(model: &mut Model) {
+    let unlisted =
+        |g: GraphId| model[g].initializers().iter().any(|&v| !model[g].inputs().contains(&v));
+    if model.header.ir_version.is_some_and(|version| version < 4) && model.graphs().any(unlisted) {
+        model.header.ir_version = Some(4);
+    }
 }
 
 fn check_after(model: &Model, pass: &'static str, cx: &PassCx<'_>) -> Result<(), PassError> {
@@ -408,6 +418,20 @@ mod tests {
             model[model.root()].len()
         };
         assert_eq!((nodes(10.0), nodes(0.0)), (1, 2));
+    }
+
+    #[test]
+    fn an_old_file_gets_the_version_that_new_initializers_need() {
+        let version = |nodes: &str| {
+            let header = "<ir_version: 3, opset_import: [\"\" : 9]>";
+            let mut model =
+                parse(&format!("{header} g (float[1] x) => (float[1] y) {{ {nodes} }}"))
+                    .expect("a model");
+            run(&mut model, &Pipeline::all(), &Options::default(), &mut |_, _| {}).expect("a run");
+            model.header.ir_version
+        };
+        let constant = "c = Constant <value: tensor = float[1] {2}> ()  y = Add (x, c)";
+        assert_eq!((version(constant), version("y = Relu (x)")), (Some(4), Some(3)));
     }
 
     #[test]

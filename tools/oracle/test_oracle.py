@@ -10,10 +10,14 @@ from pathlib import Path
 import numpy
 import onnx
 
+import cases as backend
+import conformance
+import engines
 import graph as graphs
 import inputs as meaningful
 import runtime
 import structure
+from tool import Outcome
 
 
 def model(text: str, opset: str = '"" : 13', **tables: tuple) -> onnx.ModelProto:
@@ -188,6 +192,87 @@ class Graphs(unittest.TestCase):
     def test_constant_nodes_do_not_count(self):
         text = "g (float[2] x) => (float[2] y) { one = Constant<value = float {1.0}>() y = Add(x, one) }"
         self.assertEqual(graphs.count_nodes(model(text)), 1)
+
+
+def case(text: str, inputs: dict, outputs: dict, **more) -> backend.Case:
+    """A backend case of one sample."""
+    return backend.Case("node", "test_case", model(text), [backend.Sample(inputs, outputs)], **more)
+
+
+class StandIn:
+    """Takes onnxfix's place: writes this model whatever it is given, or refuses with these words."""
+
+    def __init__(self, result: onnx.ModelProto | None = None, says: str = "", exit: int = 0):
+        self.result, self.says, self.exit = result, says, exit
+
+    def optimize(self, source: Path, out: Path, *_) -> Outcome:
+        if self.exit == 0:
+            onnx.save(self.result or onnx.load(str(source)), str(out))
+        return Outcome(self.exit, self.says, '{"passes": []}')
+
+
+class Conformance(unittest.TestCase):
+    HALVES = numpy.array([0.5, -0.5], numpy.float32)
+    NEGATED = case("g (float[2] x) => (float[2] y) { y = Neg(x) }", {"x": HALVES}, {"y": -HALVES})
+
+    def judged(self, stand_in: StandIn, about: backend.Case, target: str = "portable") -> list:
+        with tempfile.TemporaryDirectory() as folder:
+            trial = conformance.Trial(stand_in, (target,), Path(folder), Path(folder) / "kept")
+            return trial.judge_case(about)
+
+    def test_an_unchanged_model_passes_in_every_variant(self):
+        found = self.judged(StandIn(), self.NEGATED)
+        self.assertEqual([verdict.variant for verdict in found], ["as it is", "constant: all"])
+        self.assertEqual([verdict.failure for verdict in found], [None, None])
+
+    def test_a_planted_wrong_result_is_reported_with_its_command(self):
+        wrong = model("g (float[2] x) => (float[2] y) { y = Abs(x) }")
+        found = self.judged(StandIn(wrong), self.NEGATED)[0]
+        self.assertIn("output y 1 of 2 elements differ", found.failure)
+        self.assertIn("onnxfix optimize", found.reproduce)
+
+    def test_a_false_shape_is_reported(self):
+        text = "g (float[2] x) => (float[n] y) <float[{}] z> {{ z = Relu(x) y = Neg(z) }}"
+        about = case(text.format(2), {"x": self.HALVES}, {"y": numpy.array([-0.5, 0], numpy.float32)})
+        self.assertIsNone(self.judged(StandIn(), about)[0].failure)
+        real = {"z": numpy.zeros(2)}
+        self.assertIsNotNone(conformance.false_shapes(model(text.format(3)).graph.value_info, real))
+
+    def test_a_changed_interface_is_reported(self):
+        before = model("g (int64[2] x) => (float[2] y) { y = Cast<to = 1>(x) }")
+        narrow = model("g (int32[2] x) => (float[2] y) { y = Cast<to = 1>(x) }")
+        renamed = model("g (int64[2] x) => (float[2] z) { z = Cast<to = 1>(x) }")
+        self.assertIsNone(conformance.interface_difference(before, narrow, "ascend310p3"))
+        self.assertIsNotNone(conformance.interface_difference(before, narrow, "portable"))
+        self.assertIsNotNone(conformance.interface_difference(before, renamed, "ascend310p3"))
+
+    def test_a_refusal_names_what_is_in_the_way(self):
+        named, unnamed = (StandIn(says=says, exit=2) for says in ("Neg is not for this target", "cannot"))
+        self.assertIsNone(self.judged(named, self.NEGATED, "ascend310p3")[0].failure)
+        self.assertIsNotNone(self.judged(unnamed, self.NEGATED, "ascend310p3")[0].failure)
+        self.assertIsNotNone(self.judged(named, self.NEGATED, "portable")[0].failure)
+        self.assertIn("exit 101", self.judged(StandIn(says="panicked", exit=101), self.NEGATED)[0].failure)
+
+    def test_a_folded_random_node_is_reported(self):
+        text = "g (float[2] x) => (float[2] y) { y = RandomUniformLike(x) }"
+        folded = model("g (float[2] x) => (float[2] y) { y = Neg(x) }")
+        found = self.judged(StandIn(folded), case(text, {"x": self.HALVES}, {"y": self.HALVES}))[0]
+        self.assertEqual(found.failure, "1 random nodes became 0")
+
+    def test_numbers_may_round_and_places_of_nan_may_not_move(self):
+        near, far = numpy.float32([1.0, 1.000001]), numpy.float32([1.0, 1.01])
+        one, nan = numpy.float32([1.0, 1.0]), numpy.float32([1.0, numpy.nan])
+        self.assertIsNone(engines.difference(near, one, conformance.own_rtol))
+        for actual, expected in ((far, one), (nan, one), (one, nan), (one[:1], one), (one.astype(numpy.float64), one)):
+            self.assertIsNotNone(engines.difference(actual, expected, conformance.own_rtol))
+        self.assertIsNone(engines.difference(nan, nan, conformance.own_rtol))
+        self.assertIsNotNone(engines.difference(numpy.array([1]), numpy.array([2]), conformance.own_rtol))
+
+    def test_a_sample_does_not_depend_on_the_order_of_the_cases(self):
+        found = [backend.Case("node", f"test_{at}", model(TEXT_MODEL), []) for at in range(9)]
+        names = {one.name for one in conformance.chosen(found, None, 4)}
+        self.assertEqual(len(names), 4)
+        self.assertEqual({one.name for one in conformance.chosen(found[::-1], None, 4)}, names)
 
 
 if __name__ == "__main__":

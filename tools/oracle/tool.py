@@ -17,10 +17,11 @@ TIMEOUT_SECONDS = 300
 
 @dataclass
 class Outcome:
-    """How a command ended, and the last line it said about it."""
+    """How a command ended, the last lines it said about it, and all that it printed."""
 
     exit: int
     says: str
+    output: str = ""
 
 
 class Onnxfix:
@@ -37,12 +38,12 @@ class Onnxfix:
         except subprocess.TimeoutExpired:
             return Outcome(-1, f"no answer within {TIMEOUT_SECONDS} s")
         lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-        return Outcome(done.returncode, " / ".join(lines[-3:])[:400])
+        return Outcome(done.returncode, " / ".join(lines[-3:])[:400], done.stdout)
 
-    def optimize(self, model: Path, out: Path, target: str, shapes: str | None = None) -> Outcome:
-        """`onnxfix optimize` with the options that every check uses."""
+    def optimize(self, model: Path, out: Path, target: str, shapes: str | None = None, *more: str) -> Outcome:
+        """`onnxfix optimize` with the options that every check uses, and more."""
         options = ["--input-shape", shapes] if shapes else []
-        return self.run("optimize", model, "-o", out, "--target", target, "-q", *options)
+        return self.run("optimize", model, "-o", out, "--target", target, "-q", *options, *more)
 
 
 def _find_binary(given: str | None) -> Path:

@@ -2,7 +2,7 @@
 //!
 //! Integers wrap around, division truncates. Until opset 6 broadcasting was by attribute; that is not inferred.
 
-use super::infer::{Inferred, any_dtype, broadcast_inputs, nothing, one as output};
+use super::infer::{Inferred, any_dtype, broadcast_inputs, one as output};
 use super::kernel::{Number, Walk, broadcast_strides, sizes, with_type, zip};
 use super::schema::{
     attr::{int, ints},
@@ -87,14 +87,15 @@ const NUMPY_BROADCAST: i64 = 7;
 /// Two inputs and an output of one type.
 pub(super) fn binary(cx: &InferCx<'_>) -> Inferred {
     if cx.version < NUMPY_BROADCAST {
-        return nothing(cx);
+        // The second input broadcasts to the first.
+        return output(any_dtype(cx, 0..2), cx.shape(0).cloned());
     }
     output(any_dtype(cx, 0..2), broadcast_inputs(cx, 0..2)?)
 }
 
 fn pow(cx: &InferCx<'_>) -> Inferred {
     if cx.version < NUMPY_BROADCAST {
-        return nothing(cx);
+        return output(cx.dtype(0), cx.shape(0).cloned());
     }
     output(cx.dtype(0), broadcast_inputs(cx, 0..2)?)
 }
@@ -294,6 +295,10 @@ fn scaled_sum(cx: &EvalCx<'_>, divisor: f64) -> Result<Tensor, EvalError> {
 
 fn eval_prelu(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
     let (x, slope) = (cx.input(0)?, cx.input(1)?);
+    if cx.version < NUMPY_BROADCAST {
+        // One slope for each channel, which is axis 1.
+        return Err(EvalError::Unsupported("slopes by channel"));
+    }
     if broadcast(&Shape::fixed(&x.dims), &Shape::fixed(&slope.dims))? != Shape::fixed(&x.dims) {
         return Err(EvalError::Unsupported("a slope that is larger than what it applies to"));
     }
@@ -308,6 +313,7 @@ fn sloped<T: Number>(x: T, slope: T) -> T {
 
 #[cfg(test)]
 mod tests {
+    use crate::op::EvalError;
     use crate::op::testing::{Case, f32s, ints, scalar};
     use crate::{DataType, Tensor};
 
@@ -329,6 +335,17 @@ mod tests {
             .typed(DataType::Float, "2,4")
             .infer_err();
         assert_eq!(err, "shapes [2,3] and [2,4] do not broadcast: 3 and 4");
+    }
+
+    #[test]
+    fn the_second_input_broadcasts_to_the_first_before_opset_7() {
+        for op in ["Add", "Pow", "PRelu"] {
+            let typed = Case::new(op).opset(6).typed(DataType::Float, "2,3,4");
+            assert_eq!(typed.typed(DataType::Float, "3").infer(), "float[2,3,4]", "{op}");
+        }
+        let x = || f32s(&[1, 2, 1], &[-1.0, -1.0]);
+        let slopes = Case::new("PRelu").opset(6).input(x()).input(f32s(&[2], &[2.0, 3.0]));
+        assert!(matches!(slopes.try_run(), Err(EvalError::Unsupported(_))));
     }
 
     #[test]

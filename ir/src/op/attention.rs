@@ -151,15 +151,26 @@ fn attention(cx: &InferCx<'_>) -> Inferred {
 }
 
 fn linear_attention(cx: &InferCx<'_>) -> Inferred {
-    let rank = cx.shape(0).map(|s| Shape::unknown(s.rank()));
+    let q = heads(cx, 0, "q_num_heads")?;
+    let k = heads(cx, 1, "kv_num_heads")?;
+    let v = heads(cx, 2, "kv_num_heads")?;
+    let y: Option<Shape> = match (&q, &v) {
+        (Some([batch, heads, length, _]), Some([.., size])) => {
+            let width = heads.fixed().zip(size.fixed()).and_then(|(h, s)| h.checked_mul(s));
+            Some([batch.clone(), length.clone(), dim(width)].into_iter().collect())
+        }
+        _ => None,
+    };
+    // What the keys so far, times their values, add up to.
+    let sum = || match (&k, &v) {
+        (Some([batch, heads, _, rows]), Some([.., columns])) => {
+            Some([batch, heads, rows, columns].into_iter().cloned().collect())
+        }
+        _ => None,
+    };
     let state: Option<DataType> = cx.dtype(3).or(cx.dtype(0));
-    several(
-        cx,
-        [
-            tensor(cx.dtype(0), rank),
-            tensor(state, cx.shape(3).cloned().or(Some(Shape::unknown(4)))),
-        ],
-    )
+    let state = tensor(state, cx.shape(3).cloned().or_else(sum));
+    several(cx, [tensor(cx.dtype(0), y), state])
 }
 
 #[cfg(test)]
@@ -176,5 +187,16 @@ mod tests {
             .typed(DataType::Float, "B,K,16")
             .typed(DataType::Float, "B,K,32");
         assert_eq!(case.outputs(3).infer(), "float[B,Q,128] float[B,2,K,8] float[B,2,K,16]");
+    }
+
+    #[test]
+    fn linear_attention_keeps_one_state_per_head_of_keys() {
+        let case = Case::new("LinearAttention").opset(27);
+        let case = case.attr("q_num_heads", 4_i64).attr("kv_num_heads", 2_i64);
+        let case = case
+            .typed(DataType::Float16, "B,T,32")
+            .typed(DataType::Float16, "B,T,16")
+            .typed(DataType::Float16, "B,T,6");
+        assert_eq!(case.outputs(2).infer(), "float16[B,T,12] float16[B,2,8,3]");
     }
 }

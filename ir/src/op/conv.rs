@@ -365,11 +365,16 @@ fn deform_conv(cx: &InferCx<'_>) -> Inferred {
 }
 
 fn causal_conv(cx: &InferCx<'_>) -> Inferred {
-    let state = cx
-        .input(3)
-        .ty
-        .cloned()
-        .or_else(|| tensor(cx.dtype(0), cx.shape(0).map(|s| Shape::unknown(s.rank()))));
+    // The last inputs that the next call's first window covers.
+    let kernel = cx.shape(1).and_then(|w| w.0.last()?.fixed());
+    let tail = |x: &Shape| match &x.0[..] {
+        [batch, channels, _] => {
+            let length = dim(kernel.filter(|&k| k > 0).map(|k| k - 1));
+            [batch.clone(), channels.clone(), length].into_iter().collect()
+        }
+        _ => Shape::unknown(x.rank()),
+    };
+    let state = cx.input(3).ty.cloned().or_else(|| tensor(cx.dtype(0), cx.shape(0).map(tail)));
     several(cx, [cx.input(0).ty.cloned(), state])
 }
 
@@ -469,12 +474,25 @@ fn global_pool(cx: &InferCx<'_>) -> Inferred {
 }
 
 fn max_unpool(cx: &InferCx<'_>) -> Inferred {
-    let shape = match (cx.shape(0), cx.ints(2)) {
-        (_, Some(given)) => Some(Shape::fixed(&given)),
-        (Some(x), None) => Some(Shape::unknown(x.rank())),
-        _ => None,
+    if let Some(given) = cx.ints(2) {
+        return output(cx.dtype(0), Some(Shape::fixed(&given)));
+    }
+    let Some(x) = cx.shape(0) else { return output(cx.dtype(0), None) };
+    let attrs = ["kernel_shape", "strides", "pads"];
+    if cx.has(2) || x.rank() < 2 || attrs.iter().any(|name| is_unknown_attr(cx, name)) {
+        return output(cx.dtype(0), Some(Shape::unknown(x.rank())));
+    }
+    let space = x.rank() - 2;
+    let [kernel, strides, pads] = attrs.map(|name| cx.attrs.ints(name).unwrap_or_default());
+    let at = |ints: &[i64], i: usize, default: i64| ints.get(i).copied().unwrap_or(default);
+    let along = |axis: usize| {
+        let padding = at(pads, axis, 0).checked_add(at(pads, axis + space, 0))?;
+        let steps = x.0[axis + 2].fixed()?.checked_sub(1)?.checked_mul(at(strides, axis, 1))?;
+        let size = steps.checked_add(*kernel.get(axis)?)?.checked_sub(padding)?;
+        (size >= 0).then_some(size)
     };
-    output(cx.dtype(0), shape)
+    let space = (0..space).map(|axis| dim(along(axis)));
+    output(cx.dtype(0), Some(x.0[..2].iter().cloned().chain(space).collect()))
 }
 
 fn roi_pool(cx: &InferCx<'_>) -> Inferred {
@@ -553,5 +571,20 @@ mod tests {
             .typed(DataType::Float, "1,4,5")
             .typed(DataType::Float, "4,2,3");
         assert_eq!(case.ints("strides", &[2]).attr("group", 2_i64).infer(), "float[1,4,11]");
+    }
+
+    #[test]
+    fn a_causal_convolution_keeps_what_its_window_still_needs() {
+        let case = Case::new("CausalConvWithState").opset(27).outputs(2);
+        let case = case.typed(DataType::Float, "B,6,T").typed(DataType::Float, "6,1,4");
+        assert_eq!(case.infer(), "float[B,6,T] float[B,6,3]");
+    }
+
+    #[test]
+    fn unpooling_undoes_the_size_of_pooling() {
+        let case = Case::new("MaxUnpool").ints("kernel_shape", &[2, 3]).ints("strides", &[2, 3]);
+        let case = case.ints("pads", &[0, 1, 0, 1]);
+        let case = case.typed(DataType::Float, "N,1,2,3").typed(DataType::Int64, "N,1,2,3");
+        assert_eq!(case.infer(), "float[N,1,4,7]");
     }
 }

@@ -105,6 +105,29 @@ fn scaled(shape: &Shape, axes: &[usize], scales: &[f64]) -> Result<Shape, InferE
     Ok(resized)
 }
 
+/// Sizes that keep the proportions, as the smallest (or largest) of the scales that `sizes` ask for makes them.
+///
+/// None where the dimensions are unknown, or where rounding is so close that it depends on the runtime's precision.
+fn proportional(shape: &Shape, axes: &[usize], sizes: &[i64], largest: bool) -> Vec<Option<i64>> {
+    let unknown = vec![None; axes.len()];
+    let dims: Option<Vec<i64>> = axes.iter().map(|&axis| shape.0[axis].fixed()).collect();
+    let Some(dims) = dims else { return unknown };
+    // Products of two of them have to be exact.
+    let small = |&n: &i64| (1..1 << 20).contains(&n);
+    if dims.is_empty() || !dims.iter().chain(sizes).all(small) {
+        return unknown;
+    }
+    let by_scale = |&a: &usize, &b: &usize| (sizes[a] * dims[b]).cmp(&(sizes[b] * dims[a]));
+    let all = 0..dims.len();
+    let chosen = if largest { all.max_by(by_scale) } else { all.min_by(by_scale) };
+    let Some(chosen) = chosen else { return unknown };
+    let along = |&n: &i64| {
+        let (doubled, whole) = (2 * n * sizes[chosen] + dims[chosen], 2 * dims[chosen]);
+        (doubled % whole != 0).then_some(doubled / whole)
+    };
+    dims.iter().map(along).collect()
+}
+
 fn resize(cx: &InferCx<'_>) -> Inferred {
     let dtype = cx.dtype(0);
     let Some(shape) = cx.shape(0) else { return output(dtype, None) };
@@ -124,10 +147,18 @@ fn resize(cx: &InferCx<'_>) -> Inferred {
                 axes.len()
             )));
         }
-        let stretch = matches!(cx.attrs.str("keep_aspect_ratio_policy"), None | Some("stretch"))
-            && !is_unknown_attr(cx, "keep_aspect_ratio_policy");
+        let policy = match cx.attrs.str("keep_aspect_ratio_policy") {
+            _ if is_unknown_attr(cx, "keep_aspect_ratio_policy") => None,
+            given => given.or(Some("stretch")),
+        };
+        let sizes = match policy {
+            Some("stretch") => given.into_iter().map(Some).collect(),
+            Some("not_larger") => proportional(shape, &axes, &given, false),
+            Some("not_smaller") => proportional(shape, &axes, &given, true),
+            _ => vec![None; given.len()],
+        };
         let mut resized = shape.clone();
-        axes.iter().zip(given).for_each(|(&axis, n)| resized.0[axis] = dim(stretch.then_some(n)));
+        axes.iter().zip(sizes).for_each(|(&axis, n)| resized.0[axis] = dim(n));
         return output(dtype, Some(resized));
     }
     let scales = cx
@@ -218,5 +249,18 @@ mod tests {
             x().ints("axes", &[2, 3]).absent().input(ints(&[10, 9])).infer(),
             "float[N,3,10,9]"
         );
+    }
+
+    #[test]
+    fn resizes_in_proportion() {
+        let case = |policy: &str, sizes: &[i64]| {
+            let case = Case::new("Resize").attr("keep_aspect_ratio_policy", policy);
+            let case = case.ints("axes", &[2, 3]).typed(DataType::Float, "1,1,2,4");
+            case.absent().absent().input(ints(sizes)).infer()
+        };
+        assert_eq!(case("not_larger", &[7, 8]), "float[1,1,4,8]");
+        assert_eq!(case("not_smaller", &[7, 8]), "float[1,1,7,14]");
+        // 4 · 5/4 is 5; 2 · 5/4 is 2.5, which runtimes round up or down.
+        assert_eq!(case("not_larger", &[9, 5]), "float[1,1,?,5]");
     }
 }

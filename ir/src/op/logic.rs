@@ -1,7 +1,7 @@
 //! Comparisons, logic, bits, and selection.
 
 use super::arithmetic::{binary, broadcast_walk, zip_inputs};
-use super::infer::{Inferred, any_dtype, broadcast_inputs, nothing, one as output, same};
+use super::infer::{Inferred, any_dtype, broadcast_inputs, one as output, same};
 use super::kernel::{
     Walk, broadcast_strides, checked_raw, from_units, sizes, units, with_type, with_unit, zip,
 };
@@ -36,7 +36,8 @@ Operator::new("BitShift", &[11, 28], binary).params(&[one("X", "T", INTS), one("
 
 fn compare(cx: &InferCx<'_>) -> Inferred {
     if cx.version < 7 {
-        return nothing(cx);
+        // The second input broadcasts to the first.
+        return output(Some(DataType::Bool), cx.shape(0).cloned());
     }
     output(Some(DataType::Bool), broadcast_inputs(cx, 0..2)?)
 }

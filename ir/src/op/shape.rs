@@ -10,6 +10,7 @@ use super::schema::{
     attr::{float, int, ints},
     one, opt,
     sets::{BOOL, FLOATS_AND_FLOAT8, INT64, STORED},
+    types,
 };
 use super::{Class, EvalCx, EvalError, InferCx, InferError, NodeCx, Operator};
 use crate::{DataType, Dim, Shape, Tensor};
@@ -27,7 +28,11 @@ pub(super) static OPS: &[Operator] = &[
                 opt("ratio", "", FLOATS_AND_FLOAT8).since(12),
                 opt("training_mode", "T2", BOOL).since(12),
             ],
-            &[one("output", "T", FLOATS_AND_FLOAT8), opt("mask", "T2", BOOL)],
+            // Until opset 10 the mask was of the data's type.
+            &[
+                one("output", "T", FLOATS_AND_FLOAT8),
+                opt("mask", "", types!(Bool Float16 Float Double)),
+            ],
         )
         .attrs(&[
             int("seed").since(12),

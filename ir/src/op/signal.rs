@@ -96,7 +96,26 @@ fn fourier(cx: &InferCx<'_>) -> Inferred {
 
 fn short_fourier(cx: &InferCx<'_>) -> Inferred {
     let batch = cx.shape(0).and_then(|s| s.0.first().cloned()).unwrap_or(Dim::Unknown);
-    let shape = [batch, Dim::Unknown, Dim::Unknown, Dim::Fixed(2)];
+    let length = cx.shape(0).and_then(|s| s.0.get(1)?.fixed());
+    let frame = if cx.has(3) {
+        number(cx, 3)
+    } else {
+        cx.shape(2).and_then(|window| window.0.first()?.fixed())
+    };
+    let frame = frame.filter(|&frame| frame > 0);
+    let step = number(cx, 1).filter(|&step| step > 0);
+    let frames = match (length, frame, step) {
+        (Some(length), Some(frame), Some(step)) if length >= frame => {
+            Some((length - frame) / step + 1)
+        }
+        _ => None,
+    };
+    let bins = match (frame, int_attr(cx, "onesided", 1)) {
+        (Some(frame), Some(0)) => Some(frame),
+        (Some(frame), Some(_)) => Some(frame / 2 + 1),
+        _ => None,
+    };
+    let shape = [batch, dim(frames), dim(bins), Dim::Fixed(2)];
     output(cx.dtype(0), Some(shape.into_iter().collect()))
 }
 
@@ -115,4 +134,20 @@ fn window(cx: &InferCx<'_>) -> Inferred {
 fn mel(cx: &InferCx<'_>) -> Inferred {
     let bins = number(cx, 1).and_then(|n| (n / 2).checked_add(1));
     output(named(cx)?, Some([dim(bins), dim(number(cx, 0))].into_iter().collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::DataType;
+    use crate::op::testing::{Case, scalar};
+
+    #[test]
+    fn frames_of_a_window_or_of_a_length() {
+        let case = || Case::new("STFT").opset(17).typed(DataType::Float, "N,128,1");
+        let step = || scalar(8_i64);
+        let window = case().input(step()).typed(DataType::Float, "16");
+        assert_eq!(window.infer(), "float[N,15,9,2]");
+        let length = case().attr("onesided", 0_i64).input(step()).absent().input(scalar(16_i64));
+        assert_eq!(length.infer(), "float[N,15,16,2]");
+    }
 }

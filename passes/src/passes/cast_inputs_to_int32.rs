@@ -27,6 +27,7 @@ declare_pass! {
     /// ## Applies when
     /// - The input is a tensor of int64 or uint64. Name and shape stay, outputs keep their type.
     /// - It is not an output at the same time, which would have to keep both types.
+    /// - The model imports ONNX's own operators, of which Cast is one.
     ///
     /// ## Numerics
     /// Exact for values below 2³¹. Whoever feeds larger ids has to know: a note says which inputs changed.
@@ -48,6 +49,11 @@ impl Pass for CastInputsToInt32 {
             let name = model[input].name().clone();
             if model.is_output(input) {
                 cx.note(pass, format!("input {name} stays {}: it is an output as well", ty.dtype));
+                continue;
+            }
+            if model.opset(root, "").is_none() {
+                let why = "the model imports no operator set that has Cast";
+                cx.note(pass, format!("input {name} stays {}: {why}", ty.dtype));
                 continue;
             }
             if !cx.spend() {
@@ -85,4 +91,30 @@ fn narrow(model: &mut Model, input: ValueId, pass: &'static str) {
     debug_assert!(model[input].uses().iter().all(|u| matches!(u, Use::Input { .. })));
     model.replace_uses(input, wide);
     model.push_input(node, input);
+}
+
+#[cfg(test)]
+mod tests {
+    use onnxfix_ir::text::{parse, print_graph};
+
+    use crate::{Options, Pipeline, run};
+
+    #[test]
+    fn a_model_without_onnx_operators_has_no_cast() {
+        let text = "<ir_version: 8, opset_import: [\"ai.onnx.ml\" : 3]>
+g (float[1,3] x, int64[1] i) => (float[1,1] y) {
+   y = ai.onnx.ml.ArrayFeatureExtractor (x, i)
+}
+";
+        let mut model = parse(text).expect("a model");
+        let before = print_graph(&model, model.root());
+        let pipeline = Pipeline::of(&["cast-inputs-to-int32"]).expect("a pass of the table");
+        let options = Options { check_each: true, ..Options::default() };
+        let report = run(&mut model, &pipeline, &options, &mut |_, _| {}).expect("a run");
+        assert_eq!(print_graph(&model, model.root()), before);
+        assert_eq!(
+            report.notes[0].text,
+            "input i stays int64: the model imports no operator set that has Cast"
+        );
+    }
 }

@@ -255,3 +255,25 @@ fn fixed_shape(
     }
     Ok((new != *shape).then_some(new))
 }
+
+#[cfg(test)]
+mod tests {
+    use onnxfix_ir::text::print_graph;
+
+    use crate::testing::model;
+    use crate::{Options, Pipeline, run};
+
+    #[test]
+    fn scalars_of_a_body_stay_declared() {
+        let mut model = model(
+            "g (int64 n, bool go, float[N] x) => (float[N] y) {
+               y = Loop (n, go, x) <body: graph = b (int64 i, bool c, float[N] a) => (bool d, float[N] z) {
+                  d = Identity (c)  z = Neg (a) }> }",
+        );
+        let pipeline = Pipeline::of(&["fix-input-shapes"]).expect("a pass of the table");
+        let options = Options { static_shapes: true, ..Options::default() };
+        run(&mut model, &pipeline, &options, &mut |_, _| {}).expect("a run");
+        let text = print_graph(&model, model.root());
+        assert!(text.contains("b (int64 i, bool c, float[] a)"), "{text}");
+    }
+}
