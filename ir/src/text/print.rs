@@ -311,8 +311,10 @@ impl<'m> Printer<'m> {
         let g = &self.model[graph];
         let infos = if self.style == Style::Brief { &[] } else { g.value_info.as_slice() };
         let initializers = g.initializers().iter().map(|&value| (value, true));
+        // A pass may have removed a value that the list still names.
+        let live = |&&value: &&ValueId| self.model.value(value).is_some();
         let all: Vec<(ValueId, bool)> =
-            initializers.chain(infos.iter().map(|&value| (value, false))).collect();
+            initializers.chain(infos.iter().filter(live).map(|&value| (value, false))).collect();
         if !all.is_empty() {
             self.block(all, |p, (value, is_initializer)| {
                 if is_initializer { p.initializer(value) } else { p.declared(value, true) }

@@ -231,6 +231,16 @@ fn value_info_may_name_what_nothing_defines() {
 }
 
 #[test]
+fn value_info_may_list_what_was_removed() {
+    let mut model = parse("g (float[2] x) => (float[2] y) <float[2] t> { t = Neg (x)  y = Relu (x) }")
+        .expect("a graph");
+    let dead = model.nodes(model.root()).next().expect("a node");
+    model.remove_node(dead);
+    let text = print(&model, FULL).expect("a model");
+    assert!(!text.contains("float[2] t"), "{text}");
+}
+
+#[test]
 fn every_element_type_round_trips() {
     for &dtype in DataType::ALL {
         if dtype == DataType::String {

@@ -1,0 +1,318 @@
+//! Groups of nodes that passes look for: what does nothing, what is done twice, what exporters make of an unfold.
+
+use onnxfix_ir::{DataType, Tensor, ValueId};
+
+use crate::build::Builder;
+use crate::data::{self, DTYPES};
+use crate::{bodies, ops};
+
+/// One of them, on values that are there.
+pub(crate) fn any(b: &mut Builder<'_, '_>) {
+    let _made = match b.c.below(15) {
+        0 => chain(b),
+        1 | 2 => nothing(b),
+        3 => again(b),
+        4 => unfold(b),
+        5 => stacked_slices(b),
+        6 => widened(b),
+        7 => between_reshapes(b),
+        8 => expanded(b),
+        9 => bodies::call(b),
+        10 => neutral(b),
+        11 => moved_through(b),
+        12 => bodies::branch(b).filter(|_| !b.in_function),
+        _ => chain(b),
+    };
+}
+
+/// Two or three Transposes, Reshapes, Casts or Slices behind each other.
+fn chain(b: &mut Builder<'_, '_>) -> Option<ValueId> {
+    let kind = b.c.below(5);
+    for _ in 0..2 + b.c.below(2) {
+        let name = match kind {
+            0 => {
+                ops::transpose(b)?;
+                continue;
+            }
+            1 => {
+                ops::cast(b)?;
+                continue;
+            }
+            2 => "Reshape",
+            3 => "Slice",
+            _ => *b.c.pick(&["Squeeze", "Unsqueeze", "Flatten", "Reshape", "Transpose"]),
+        };
+        ops::node(b, onnxfix_ir::op::find("", name)?)?;
+    }
+    None
+}
+
+/// A node that changes nothing.
+fn nothing(b: &mut Builder<'_, '_>) -> Option<ValueId> {
+    let x = b.operand(DTYPES, 1);
+    let (dtype, dims) = (b.dtype(x), b.dims(x));
+    let rank = dims.len();
+    match b.c.below(12) {
+        0 => b.add("Identity", &[Some(x)], vec![]),
+        1 => b.add("Cast", &[Some(x)], vec![("to", i64::from(dtype.code()).into())]),
+        2 => {
+            let shape = b.ints(&dims);
+            b.add("Reshape", &[Some(x), Some(shape)], vec![])
+        }
+        3 => b.add("Transpose", &[Some(x)], vec![("perm", (0..rank as i64).collect::<Vec<_>>().into())]),
+        4 => {
+            let shape = if b.c.chance(50) { b.ints(&dims) } else { b.ints(&vec![1; rank]) };
+            b.add("Expand", &[Some(x), Some(shape)], vec![])
+        }
+        5 if b.opset >= 10 => {
+            let (from, to) = (b.ints(&[0]), b.ints(&[i64::MAX]));
+            let axis = b.ints(&[rank as i64 - 1]);
+            b.add("Slice", &[Some(x), Some(from), Some(to), Some(axis)], vec![])
+        }
+        6 if b.opset >= 11 => {
+            let pads = b.ints(&vec![0; 2 * rank]);
+            b.add("Pad", &[Some(x), Some(pads)], vec![])
+        }
+        7 => b.add("Concat", &[Some(x)], vec![("axis", 0.into())]),
+        8 if b.opset >= 13 => {
+            let parts = b.ints(&[dims[0]]);
+            b.add("Split", &[Some(x), Some(parts)], vec![("axis", 0.into())])
+        }
+        9 => {
+            let (axis, written) = b.axis(rank);
+            let all = b.ints(&(0..dims[axis]).collect::<Vec<_>>());
+            b.add("Gather", &[Some(x), Some(all)], vec![("axis", written.into())])
+        }
+        10 => {
+            let ones = b.ints(&vec![1; rank]);
+            b.add("Tile", &[Some(x), Some(ones)], vec![])
+        }
+        _ => {
+            let holds = b.c.chance(50);
+            let condition = b.constant(Tensor::scalar(holds));
+            let other = b.leaf(dtype, &[]);
+            let sides = if holds { [Some(x), Some(other)] } else { [Some(other), Some(x)] };
+            b.add("Where", &[Some(condition), sides[0], sides[1]], vec![])
+        }
+    }
+}
+
+/// A node that is there already, maybe with its operands the other way round.
+fn again(b: &mut Builder<'_, '_>) -> Option<ValueId> {
+    let graph = b.graph;
+    let nodes: Vec<_> = b.model.nodes(graph).collect();
+    if nodes.is_empty() {
+        return None;
+    }
+    let node = nodes[b.c.below(nodes.len())];
+    let n = &b.model[node];
+    if n.attrs.graphs().next().is_some() {
+        return None;
+    }
+    let (op, attrs, outputs) = (n.op().clone(), n.attrs.clone(), n.outputs().len());
+    let mut inputs = n.inputs().to_vec();
+    if inputs.len() == 2 && b.c.chance(40) {
+        inputs.swap(0, 1);
+    }
+    let made = b.add_op(op, &inputs, attrs, outputs)?;
+    // Both are read.
+    let (x, y) = (made[0], b.find(|_| true)?);
+    if b.dtype(x) == b.dtype(y) && b.dtype(x) == DataType::Float {
+        b.add("Add", &[Some(x), Some(y)], vec![]);
+    }
+    Some(x)
+}
+
+/// Windows of a sequence by a constant index matrix.
+fn unfold(b: &mut Builder<'_, '_>) -> Option<ValueId> {
+    if b.opset < 11 {
+        return None;
+    }
+    let (length, width) = (b.c.between(2, 5), b.c.between(1, 3));
+    let channels_first = b.c.chance(60);
+    let dims = if channels_first { [1, width, length] } else { [1, length, width] };
+    let mut x = b.leaf(DataType::Float, &dims);
+    if b.c.chance(40) {
+        let perm = if b.c.chance(80) { vec![0, 2, 1] } else { vec![1, 0, 2] };
+        x = b.add("Transpose", &[Some(x)], vec![("perm", perm.into())])?;
+    }
+    if b.c.chance(30) {
+        x = b.unsqueeze(x, &[3])?;
+    }
+    let rank = b.rank(x);
+    let axis = 1 + b.c.below(2.min(rank - 1));
+    if b.c.chance(70) {
+        let mut pads = vec![0; 2 * rank];
+        pads[axis] = b.c.between(0, 2);
+        pads[rank + axis] = b.c.between(0, 2);
+        let pads = b.ints(&pads);
+        x = b.add("Pad", &[Some(x), Some(pads)], vec![])?;
+    }
+    let n = b.dims(x)[axis];
+    let kernel = b.c.between(1, n.min(4));
+    let (step, dilation) = (*b.c.pick(&[1, 1, 1, 2]), *b.c.pick(&[1, 1, 2]));
+    let count = (n - (kernel - 1) * dilation - 1).div_euclid(step) + 1;
+    if count < 1 {
+        return None;
+    }
+    let by_tap = b.c.chance(50);
+    let (rows, columns) = if by_tap { (kernel, count) } else { (count, kernel) };
+    let index: Vec<i64> = (0..rows)
+        .flat_map(|r| (0..columns).map(move |c| if by_tap { r * dilation + c * step } else { r * step + c * dilation }))
+        .collect();
+    let index = b.constant(Tensor::new(&[rows, columns], index));
+    x = b.add("Gather", &[Some(x), Some(index)], vec![("axis", (axis as i64).into())])?;
+    if b.c.chance(60) {
+        let rank = b.rank(x);
+        let mut perm: Vec<i64> = (0..rank as i64).collect();
+        perm.swap(1 + b.c.below(rank - 1), rank - 1);
+        x = b.add("Transpose", &[Some(x)], vec![("perm", perm.into())])?;
+    }
+    if b.c.chance(60) {
+        let dims = b.dims(x);
+        let merged: i64 = dims[1..].iter().product();
+        let shape = b.ints(&[dims[0], merged]);
+        x = b.add("Reshape", &[Some(x), Some(shape)], vec![])?;
+    }
+    Some(x)
+}
+
+/// Slices of equal length, stacked along a new axis.
+fn stacked_slices(b: &mut Builder<'_, '_>) -> Option<ValueId> {
+    if b.opset < 10 {
+        return None;
+    }
+    let (length, width) = (b.c.between(3, 6), b.c.between(1, 3));
+    let x = b.leaf(DataType::Float, &[1, length, width]);
+    let (count, step) = (b.c.between(2, 3), b.c.between(1, 1));
+    let taken = length - (count - 1) * step;
+    if taken < 1 {
+        return None;
+    }
+    let at = b.c.between(1, 3);
+    let mut parts = Vec::new();
+    for i in 0..count {
+        let (from, to) = (b.ints(&[i * step]), b.ints(&[i * step + taken]));
+        let axis = b.ints(&[1]);
+        let part = b.add("Slice", &[Some(x), Some(from), Some(to), Some(axis)], vec![])?;
+        parts.push(Some(b.unsqueeze(part, &[at])?));
+    }
+    b.add("Concat", &parts, vec![("axis", at.into())])
+}
+
+/// A Cast to a wider type, what moves elements or computes, and a Cast back.
+fn widened(b: &mut Builder<'_, '_>) -> Option<ValueId> {
+    let narrow = [DataType::Int32, DataType::Uint8, DataType::Float16, DataType::Bool, DataType::Int8];
+    let x = b.operand(&narrow, 1);
+    let wide = *b.c.pick(&[DataType::Int64, DataType::Float, DataType::Int32, DataType::Double]);
+    let mut y = b.add("Cast", &[Some(x)], vec![("to", i64::from(wide.code()).into())])?;
+    let dims = b.dims(y);
+    for _ in 0..b.c.below(3) {
+        y = match b.c.below(4) {
+            0 => b.unsqueeze(y, &[0])?,
+            1 => {
+                let other = b.leaf(wide, &dims);
+                b.add(if b.opset >= 11 { "Equal" } else { "Add" }, &[Some(y), Some(other)], vec![])?
+            }
+            2 => {
+                let index = b.constant(Tensor::ints(&[0]));
+                if b.dims(y).first().is_none_or(|&n| n == 0) {
+                    return None;
+                }
+                b.add("Gather", &[Some(y), Some(index)], vec![])?
+            }
+            _ => b.add("Abs", &[Some(y)], vec![])?,
+        };
+    }
+    let back = if b.c.chance(50) { b.dtype(x) } else { DataType::Float };
+    b.add("Cast", &[Some(y)], vec![("to", i64::from(back.code()).into())])
+}
+
+/// Transpose, Reshape, Transpose, as heads are split and joined.
+fn between_reshapes(b: &mut Builder<'_, '_>) -> Option<ValueId> {
+    let x = b.operand_where(DTYPES, |d| d.len() >= 2 && d.len() < 5, 3);
+    let rank = b.rank(x);
+    let perm = shuffled(b, rank);
+    let t = b.add("Transpose", &[Some(x)], vec![("perm", perm.into())])?;
+    let dims = b.dims(t);
+    let mut out = dims.clone();
+    let at = b.c.below(out.len());
+    if b.c.chance(50) && at + 1 < out.len() {
+        let next = out.remove(at + 1);
+        out[at] *= next;
+    } else {
+        out.insert(at, 1);
+    }
+    let out_rank = out.len();
+    let out = b.ints(&out);
+    let r = b.add("Reshape", &[Some(t), Some(out)], vec![])?;
+    let perm = shuffled(b, out_rank);
+    b.add("Transpose", &[Some(r)], vec![("perm", perm.into())])
+}
+
+fn shuffled(b: &mut Builder<'_, '_>, rank: usize) -> Vec<i64> {
+    let mut perm: Vec<i64> = (0..rank as i64).collect();
+    for i in (1..rank).rev() {
+        let j = b.c.below(i + 1);
+        perm.swap(i, j);
+    }
+    perm
+}
+
+/// An Expand or Tile that a broadcasting operator reads.
+fn expanded(b: &mut Builder<'_, '_>) -> Option<ValueId> {
+    let x = b.operand_where(&[DataType::Float, DataType::Int64], |d| d.contains(&1), 2);
+    let (dtype, dims) = (b.dtype(x), b.dims(x));
+    let n = b.c.between(1, 3);
+    let wide: Vec<i64> = dims.iter().map(|&d| if d == 1 && b.c.chance(70) { n } else { d }).collect();
+    let e = if b.c.chance(60) {
+        let shape = b.ints(&wide);
+        b.add("Expand", &[Some(x), Some(shape)], vec![])?
+    } else {
+        let repeats: Vec<i64> = dims.iter().zip(&wide).map(|(&d, &w)| if d == w { 1 } else { w }).collect();
+        let repeats = b.ints(&repeats);
+        b.add("Tile", &[Some(x), Some(repeats)], vec![])?
+    };
+    let whole = b.c.chance(60);
+    let other: Vec<i64> = wide.iter().map(|&d| if whole || b.c.chance(50) { d } else { 1 }).collect();
+    let y = b.leaf(dtype, &other);
+    let op = *b.c.pick(&["Add", "Mul", "Sub", "Max"]);
+    b.add(op, &[Some(e), Some(y)], vec![])
+}
+
+/// Arithmetic with a neutral or a uniform constant, of the full shape or broadcast.
+fn neutral(b: &mut Builder<'_, '_>) -> Option<ValueId> {
+    let x = b.operand(&[DataType::Float, DataType::Int64, DataType::Float16, DataType::Int32], 0);
+    let (dtype, dims) = (b.dtype(x), b.dims(x));
+    let (op, n) = *b.c.pick(&[("Add", 0), ("Sub", 0), ("Mul", 1), ("Div", 1), ("Pow", 1), ("Mul", 0), ("Add", 1)]);
+    let shape: Vec<i64> = match b.c.below(4) {
+        0 => vec![],
+        1 => dims.clone(),
+        2 => vec![1; dims.len() + 1],
+        _ => dims.iter().map(|&d| if d == 1 { 2 } else { d }).collect(),
+    };
+    let constant = data::from_ints(dtype, &shape, &vec![n; data::volume(&shape)]);
+    let constant = b.constant(constant);
+    let mut inputs = [Some(x), Some(constant)];
+    if b.c.chance(35) {
+        inputs.swap(0, 1);
+    }
+    b.add(op, &inputs, vec![])
+}
+
+/// A Transpose or Reshape before and behind element-wise operators.
+fn moved_through(b: &mut Builder<'_, '_>) -> Option<ValueId> {
+    let x = b.operand_where(&[DataType::Float], |d| d.len() >= 2, 3);
+    let rank = b.rank(x);
+    let perm = shuffled(b, rank);
+    let t = b.add("Transpose", &[Some(x)], vec![("perm", perm.clone().into())])?;
+    let mut y = b.add("Relu", &[Some(t)], vec![])?;
+    if b.c.chance(50) {
+        let dims = b.dims(y);
+        let other = b.leaf(DataType::Float, &dims);
+        y = b.add("Add", &[Some(y), Some(other)], vec![])?;
+    }
+    let mut back = vec![0; rank];
+    perm.iter().enumerate().for_each(|(i, &p)| back[usize::try_from(p).unwrap_or(0)] = i as i64);
+    b.add("Transpose", &[Some(y)], vec![("perm", back.into())])
+}

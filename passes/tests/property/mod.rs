@@ -1,0 +1,161 @@
+//! What every pass owes every model, asked of one sample.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use onnxfix_generate::{Machine, Sample, Stuck, is_equal, show};
+use onnxfix_ir::text::{Mode, print};
+use onnxfix_ir::{LoadOptions, Model, check, from_bytes, infer, to_proto, write_to};
+use onnxfix_passes::{DimBinding, Options, PASSES, Pipeline, Stop, run};
+
+/// What only the pipeline of an NPU has, and what only the portable one.
+const NPU_ONLY: &[&str] = &["cast-inputs-to-int32", "sink-widening-casts"];
+const PORTABLE_ONLY: &[&str] = &["eliminate-unit-axes"];
+
+/// A pass or pipeline that does not do what it should.
+#[derive(Debug, Clone)]
+pub(crate) struct Failure {
+    /// The pass, or the pipeline.
+    pub(crate) of: String,
+    /// What is wrong, in a word: shrinking keeps it.
+    pub(crate) kind: &'static str,
+    /// What is wrong.
+    pub(crate) what: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}: {}", self.of, self.kind, self.what)
+    }
+}
+
+/// How much was looked at.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    /// Runs that changed the model, by pass or pipeline.
+    pub(crate) changed: BTreeMap<String, u64>,
+    /// Nodes that the reference evaluator computed.
+    pub(crate) evaluated: usize,
+    /// Nodes that were taken for unknown functions.
+    pub(crate) unknown: usize,
+}
+
+/// Asks everything of every pass and of both pipelines.
+pub(crate) fn holds(sample: &Sample, tally: &mut Tally) -> Result<(), Failure> {
+    let input = |kind, what| Failure { of: "the sample".into(), kind, what };
+    if let Some(broken) = check(&sample.model).first() {
+        return Err(input("not well formed", broken.to_string()));
+    }
+    let mut machine = Machine::new(&sample.model);
+    machine.run(&sample.feeds).map_err(|e| input("does not run", e.to_string()))?;
+    tally.evaluated += machine.evaluated;
+    tally.unknown += machine.unknown;
+    for pass in PASSES {
+        let pipeline = Pipeline::of(&[pass.info().name]).expect("a pass of the table");
+        one(pass.info().name, &pipeline, false, sample, tally)?;
+    }
+    let npu = Pipeline::all().without(PORTABLE_ONLY).expect("passes of the table");
+    one("the NPU's pipeline", &npu, true, sample, tally)?;
+    let portable = Pipeline::all().without(NPU_ONLY).expect("passes of the table");
+    one("the portable pipeline", &portable, false, sample, tally)
+}
+
+/// One pass or pipeline; a panic is a failure like any other.
+fn one(name: &str, pipeline: &Pipeline, static_shapes: bool, sample: &Sample, tally: &mut Tally) -> Result<(), Failure> {
+    let asked = AssertUnwindSafe(|| asked(name, pipeline, static_shapes, sample, tally));
+    catch_unwind(asked).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+        Err(Failure { of: name.to_owned(), kind: "panics", what: text.unwrap_or_default() })
+    })
+}
+
+fn asked(
+    name: &str,
+    pipeline: &Pipeline,
+    static_shapes: bool,
+    sample: &Sample,
+    tally: &mut Tally,
+) -> Result<(), Failure> {
+    let failure = |kind, what: String| Failure { of: name.to_owned(), kind, what };
+    let dims = sample.dims.iter().map(|(symbol, n)| DimBinding { symbol: symbol.clone(), value: *n });
+    let options = Options {
+        dims: if static_shapes { dims.collect() } else { Vec::new() },
+        static_shapes,
+        check_each: true,
+        ..Options::default()
+    };
+    let mut model = sample.model.clone();
+    let report = run(&mut model, pipeline, &options, &mut |_, _| {})
+        .map_err(|e| failure("stops", chain(&e)))?;
+    if report.stop != Stop::Converged {
+        return Err(failure("does not converge", format!("{:?}", report.stop)));
+    }
+    // The first sweep changed nothing.
+    if report.sweeps == 1 {
+        return Ok(());
+    }
+    *tally.changed.entry(name.to_owned()).or_default() += 1;
+    if let Some(broken) = check(&model).first() {
+        return Err(failure("leaves the model broken", broken.to_string()));
+    }
+    let once = text(&model);
+    let options = Options { dims: Vec::new(), ..options };
+    run(&mut model, pipeline, &options, &mut |_, _| {}).map_err(|e| failure("stops the second time", chain(&e)))?;
+    if text(&model) != once {
+        return Err(failure("changes the model the second time", format!("\n{once}\n{}", text(&model))));
+    }
+    same_outputs(&sample.model, &model, sample).map_err(|(kind, what)| failure(kind, format!("{what}\n{once}")))?;
+    if let Err(e) = infer::infer(&mut model.clone()) {
+        return Err(failure("leaves a contradiction", format!("{e}\n{once}")));
+    }
+    stored(&model).map_err(|what| failure("is stored as another model", what))
+}
+
+/// The error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |e| e.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+fn text(model: &Model) -> String {
+    print(model, Mode::Full { limit: 1 << 20 }).unwrap_or_else(|e| e.to_string())
+}
+
+/// Both models give equal outputs, and the types in the second one are those of its values.
+fn same_outputs(before: &Model, after: &Model, sample: &Sample) -> Result<(), (&'static str, String)> {
+    // Exact passes do not keep the sign of a zero, which a division makes an infinity of: then zeros have none.
+    compare(before, after, sample, false).or_else(|first| compare(before, after, sample, true).map_err(|_| first))
+}
+
+fn compare(before: &Model, after: &Model, sample: &Sample, plain_zeros: bool) -> Result<(), (&'static str, String)> {
+    let run = |model| Machine::new(model).with_plain_zeros(plain_zeros).run(&sample.feeds);
+    let stuck = |e| match e {
+        Stuck::Refused(what) => ("gives a model that refuses its inputs", what),
+        Stuck::Wrong(what) => ("leaves wrong types", what),
+    };
+    let want = run(before).map_err(stuck)?;
+    let have = run(after).map_err(stuck)?;
+    if want.len() != have.len() {
+        return Err(("changes the number of outputs", format!("{} and {}", want.len(), have.len())));
+    }
+    let names = before[before.root()].outputs().iter().zip(after[after.root()].outputs());
+    for ((want, have), (&a, &b)) in want.iter().zip(&have).zip(names) {
+        if before[a].name() != after[b].name() {
+            return Err(("changes the name of an output", before[a].name().to_string()));
+        }
+        if !is_equal(want, have) {
+            return Err(("changes the numbers", format!("{} was {} and is {}", before[a].name(), show(want), show(have))));
+        }
+    }
+    Ok(())
+}
+
+/// The model comes back from its file as it was.
+fn stored(model: &Model) -> Result<(), String> {
+    let mut file = Vec::new();
+    write_to(model, &mut file).map_err(|e| e.to_string())?;
+    let loaded = from_bytes(file.into(), None, &LoadOptions::default()).map_err(|e| chain(&e))?;
+    if to_proto(&loaded.model) == to_proto(model) { Ok(()) } else { Err(text(&loaded.model)) }
+}
