@@ -33,6 +33,8 @@ pub(crate) struct Builder<'c, 'a> {
     /// Names of constants may be inputs besides, as in old files.
     pub(crate) listed: Vec<ValueId>,
     values: Values,
+    /// Whether every node must be evaluated.
+    evaluated: bool,
     names: usize,
     /// Operators whose node was dropped, with the reason.
     pub(crate) refused: Vec<(String, String)>,
@@ -41,7 +43,7 @@ pub(crate) struct Builder<'c, 'a> {
 }
 
 impl<'c, 'a> Builder<'c, 'a> {
-    pub(crate) fn new(c: &'c mut Choices<'a>, opset: i64) -> Builder<'c, 'a> {
+    pub(crate) fn new(c: &'c mut Choices<'a>, opset: i64, evaluated: bool) -> Builder<'c, 'a> {
         let mut model = Model::new();
         model.header.ir_version = Some(10);
         model.opsets.push(onnxfix_ir::Opset { domain: Some("".into()), version: Some(opset) });
@@ -58,6 +60,7 @@ impl<'c, 'a> Builder<'c, 'a> {
             depth: 0,
             listed: Vec::new(),
             values: Values::new(),
+            evaluated,
             names: 0,
             refused: Vec::new(),
             wrong: None,
@@ -258,6 +261,7 @@ impl<'c, 'a> Builder<'c, 'a> {
         let mut machine = Machine::new(&self.model);
         machine.values = std::mem::take(&mut self.values);
         let done = machine.node(node);
+        let left_out = self.evaluated && machine.unknown > 0;
         self.values = machine.values;
         match done {
             Ok(()) => {}
@@ -273,7 +277,7 @@ impl<'c, 'a> Builder<'c, 'a> {
             }
         }
         let made: Vec<ValueId> = self.model[node].outputs().iter().flatten().copied().collect();
-        if made.iter().any(|&v| !self.is_small(&self.dims(v))) {
+        if left_out || made.iter().any(|&v| !self.is_small(&self.dims(v))) {
             self.model.remove_node(node);
             return None;
         }

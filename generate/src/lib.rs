@@ -55,11 +55,13 @@ pub struct Recipe {
     pub newest_opset: i64,
     /// The most groups of nodes.
     pub size: usize,
+    /// Only operators that the reference evaluator computes: what comes out can be compared with other engines.
+    pub evaluated: bool,
 }
 
 impl Default for Recipe {
     fn default() -> Self {
-        Recipe { newest_opset: NEWEST, size: 10 }
+        Recipe { newest_opset: NEWEST, size: 10, evaluated: false }
     }
 }
 
@@ -75,7 +77,7 @@ pub fn sample(choices: &mut Choices<'_>, recipe: &Recipe) -> (Sample, Making) {
         .collect();
     let opset = *choices.pick(&opsets);
     let groups = 1 + choices.below(recipe.size);
-    let mut b = Builder::new(choices, opset);
+    let mut b = Builder::new(choices, opset, recipe.evaluated);
     b.operand(DTYPES, 2);
     for _ in 0..groups {
         bodies::any(&mut b);

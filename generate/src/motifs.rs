@@ -221,6 +221,7 @@ fn widened(b: &mut Builder<'_, '_>) -> Option<ValueId> {
                 }
                 b.add("Gather", &[Some(y), Some(index)], vec![])?
             }
+            _ if b.dtype(y) == DataType::Bool => b.add("Not", &[Some(y)], vec![])?,
             _ => b.add("Abs", &[Some(y)], vec![])?,
         };
     }

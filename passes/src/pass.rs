@@ -228,7 +228,7 @@ pub enum PassError {
     /// A bug in a pass.
     #[error(
         "internal error: pass {pass} left the model invalid at {node}: {broken} (rewrite {rewrite}; \
-         --max-rewrites {} stops before it, --skip-passes {pass} goes around it)", rewrite - 1
+         --max-rewrites {} stops before it, --skip-passes {pass} goes around it)", rewrite.saturating_sub(1)
     )]
     Broken {
         /// The pass.

@@ -24,7 +24,7 @@ declare_pass! {
     /// ```
     ///
     /// ## Applies when
-    /// - The reader is element-wise and its other operands alone give the same shape, or it is a MatMul and the
+    /// - The reader is element-wise (of opset 8 or later) and its other operands alone give the same shape, or it is a MatMul and the
     ///   expanded axes are batch axes that the other operand has in full.
     /// - Other readers keep the Expand.
     ///
@@ -71,7 +71,9 @@ fn broadcasts(m: &Model, node: NodeId, y: ValueId, narrow: &Shape) -> bool {
     let shape_of = |v: ValueId| if v == y { Some(narrow) } else { m[v].shape() };
     let inputs: Option<Vec<&Shape>> = m[node].inputs().iter().map(|v| shape_of((*v)?)).collect();
     let Some(inputs) = inputs else { return false };
-    if def.class.elementwise && inputs.len() > 1 && reads_broadcast(def.name) {
+    // Before opset 8 the shapes of Max, Min, Sum and Mean had to be equal.
+    let broadcasts = m.opset(m[node].graph(), "").is_some_and(|version| version >= 8);
+    if def.class.elementwise && inputs.len() > 1 && broadcasts && reads_broadcast(def.name) {
         let joined = inputs.iter().try_fold(Shape::default(), |all, s| op::broadcast(&all, s).ok());
         return joined.is_some_and(|s| is_same(&s, result));
     }
@@ -147,6 +149,16 @@ mod tests {
         check_skip(
             &EliminateBroadcastExpand,
             "g (float[1,3] x) => (float[2,3] y) <int64[2] s = {2, 3}> { e = Expand (x, s)  y = Add (e, e) }",
+            "no reader broadcasts to the same shape",
+        );
+    }
+
+    #[test]
+    fn stays_before_operators_broadcast() {
+        check_skip(
+            &EliminateBroadcastExpand,
+            "<ir_version: 8, opset_import: [\"\" : 7]>
+             g (float[1] x, float[3] z) => (float[3] y) <int64[1] r = {3}> { t = Tile (x, r)  y = Max (t, z) }",
             "no reader broadcasts to the same shape",
         );
     }
