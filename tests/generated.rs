@@ -33,21 +33,31 @@ fn outputs(model: &Model, sample: &Sample) -> Result<Vec<Tensor>, String> {
             continue;
         }
         let name = model[input].name();
-        let (_, tensor) = sample.feeds.iter().find(|(n, _)| n == name).ok_or("an input is not fed")?;
+        let (_, tensor) =
+            sample.feeds.iter().find(|(n, _)| n == name).ok_or("an input is not fed")?;
         let tensor = match (model[input].dtype(), tensor.to_ints()) {
             (Some(DataType::Int32), Some(ints)) => {
-                let narrow: Option<Vec<i32>> = ints.iter().map(|&i| i32::try_from(i).ok()).collect();
+                let narrow: Option<Vec<i32>> =
+                    ints.iter().map(|&i| i32::try_from(i).ok()).collect();
                 Tensor::new(&tensor.dims, narrow.ok_or("an input is too large for int32")?)
             }
             _ => tensor.clone(),
         };
-        specs.push(InputSpec { name: name.to_string(), dtype: tensor.dtype, dims: tensor.dims.clone() });
+        specs.push(InputSpec {
+            name: name.to_string(),
+            dtype: tensor.dtype,
+            dims: tensor.dims.clone(),
+        });
         tensors.push(tensor);
     }
     let mut bytes = Vec::new();
     write_to(model, &mut bytes).map_err(|e| e.to_string())?;
-    let request =
-        Request { source: Source::Bytes(&bytes), inputs: &specs, outputs: &[], lowering: Lowering::Plain };
+    let request = Request {
+        source: Source::Bytes(&bytes),
+        inputs: &specs,
+        outputs: &[],
+        lowering: Lowering::Plain,
+    };
     Engine::load(&request).and_then(|engine| engine.run(&tensors)).map_err(|e| e.to_string())
 }
 
@@ -72,7 +82,11 @@ fn tract_computes_the_same_before_and_after() {
     for seed in first..first + cases {
         let (sample, _) = sample(&mut Choices::from_seed(seed), &recipe);
         // Drawn numbers differ in each run.
-        if sample.model.all_nodes().any(|(_, n)| n.op().def.is_some_and(|def| def.name.starts_with("Random") || ["Bernoulli", "Multinomial"].contains(&def.name))) {
+        if sample.model.all_nodes().any(|(_, n)| {
+            n.op().def.is_some_and(|def| {
+                def.name.starts_with("Random") || ["Bernoulli", "Multinomial"].contains(&def.name)
+            })
+        }) {
             continue;
         }
         let Ok(want) = outputs(&sample.model, &sample) else {
@@ -80,7 +94,10 @@ fn tract_computes_the_same_before_and_after() {
             continue;
         };
         for target in [Target::Ascend310P3, Target::Portable] {
-            let dims = sample.dims.iter().map(|(symbol, n)| DimBinding { symbol: symbol.clone(), value: *n });
+            let dims = sample
+                .dims
+                .iter()
+                .map(|(symbol, n)| DimBinding { symbol: symbol.clone(), value: *n });
             let options = Options {
                 dims: if target.static_shapes() { dims.collect() } else { Vec::new() },
                 static_shapes: target.static_shapes(),
@@ -96,17 +113,30 @@ fn tract_computes_the_same_before_and_after() {
             compared += 1;
             for (want, have) in want.iter().zip(&have) {
                 if !agree(want, have) {
-                    let text = |m| print(m, Mode::Full { limit: 1 << 20 }).unwrap_or_else(|e| e.to_string());
+                    let text = |m| {
+                        print(m, Mode::Full { limit: 1 << 20 }).unwrap_or_else(|e| e.to_string())
+                    };
                     failures.push(format!(
                         "seed {seed} for {}: {} became {}\n{}\nafter\n{}",
-                        target.name(), show(want), show(have), text(&sample.model), text(&model)
+                        target.name(),
+                        show(want),
+                        show(have),
+                        text(&sample.model),
+                        text(&model)
                     ));
                     break;
                 }
             }
         }
     }
-    eprintln!("{compared} pairs compared; tract took {refused_before} samples not before, {refused_after} not after");
+    eprintln!(
+        "{compared} pairs compared; tract took {refused_before} samples not before, {refused_after} not after"
+    );
     assert!(u64::from(compared) > cases / 2, "tract takes too few of the samples");
-    assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures[..failures.len().min(3)].join("\n"));
+    assert!(
+        failures.is_empty(),
+        "{} failures\n{}",
+        failures.len(),
+        failures[..failures.len().min(3)].join("\n")
+    );
 }

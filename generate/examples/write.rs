@@ -18,12 +18,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [folder, first, count] = &args[..] else {
         return Err("usage: write DIR FIRST COUNT".into());
     };
-    let (folder, first, count): (&Path, u64, u64) = (Path::new(folder), first.parse()?, count.parse()?);
+    let (folder, first, count): (&Path, u64, u64) =
+        (Path::new(folder), first.parse()?, count.parse()?);
     let recipe = Recipe { newest_opset: NEWEST_OPSET, evaluated: true, ..Recipe::default() };
     for seed in first..first + count {
         let (mut sample, _) = sample(&mut Choices::from_seed(seed), &recipe);
         let root = sample.model.root();
-        let computed: Vec<ValueId> = sample.model.all_values()
+        let computed: Vec<ValueId> = sample
+            .model
+            .all_values()
             .filter(|(_, v)| v.graph() == root && matches!(v.def(), Def::Node { .. }))
             .map(|(id, _)| id)
             .collect();
@@ -36,7 +39,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let Ok(outputs) = machine.run(&sample.feeds) else { continue };
         let mut data = Model::new();
         for (name, tensor) in &sample.feeds {
-            data.add_initializer(data.root(), format!("feed {name}").into(), Arc::new(tensor.clone()));
+            data.add_initializer(
+                data.root(),
+                format!("feed {name}").into(),
+                Arc::new(tensor.clone()),
+            );
         }
         for (&value, tensor) in sample.model[root].outputs().iter().zip(outputs) {
             let name = sample.model[value].name();

@@ -46,10 +46,17 @@ impl Builder<'_, '_> {
     /// A value that the current graph makes, of this type; made for it where there is none.
     fn own(&mut self, dtype: DataType, dims: Option<&[i64]>) -> Option<ValueId> {
         let (graph, root) = (self.graph, self.model.root());
-        let own: Vec<ValueId> = self.scope.iter().copied().filter(|&v| self.model[v].graph() == graph && graph != root).collect();
+        let own: Vec<ValueId> = self
+            .scope
+            .iter()
+            .copied()
+            .filter(|&v| self.model[v].graph() == graph && graph != root)
+            .collect();
         let found = own.into_iter().rev().find(|&v| {
             let tensor = self.tensor(v);
-            tensor.dtype == dtype && dims.is_none_or(|d| d == tensor.dims) && self.producer(v).is_some()
+            tensor.dtype == dtype
+                && dims.is_none_or(|d| d == tensor.dims)
+                && self.producer(v).is_some()
         });
         if found.is_some() && self.c.chance(80) {
             return found;
@@ -130,7 +137,8 @@ pub(crate) fn branch(b: &mut Builder<'_, '_>) -> Option<ValueId> {
     }
     given.iter().for_each(|&v| b.model.add_output(then, v));
     also.iter().for_each(|&v| b.model.add_output(other, v));
-    let bodies = vec![("then_branch", AttrValue::Graph(then)), ("else_branch", AttrValue::Graph(other))];
+    let bodies =
+        vec![("then_branch", AttrValue::Graph(then)), ("else_branch", AttrValue::Graph(other))];
     Some(b.add_many("If", &[Some(condition)], bodies, given.len())?[0])
 }
 
@@ -168,7 +176,8 @@ pub(crate) fn repeat(b: &mut Builder<'_, '_>) -> Option<ValueId> {
     given.iter().for_each(|&v| b.model.add_output(body, v));
     let mut inputs = vec![Some(rounds), go];
     inputs.extend(carried.iter().copied().map(Some));
-    let made = b.add_many("Loop", &inputs, vec![("body", AttrValue::Graph(body))], given.len() - 1)?;
+    let made =
+        b.add_many("Loop", &inputs, vec![("body", AttrValue::Graph(body))], given.len() - 1)?;
     Some(*b.c.pick(&made))
 }
 

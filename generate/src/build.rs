@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use onnxfix_ir::{
-    Attr, AttrValue, Attrs, DataType, GraphId, Model, Name, NewNode, NodeId, Op, Tensor, Type, ValueId,
+    Attr, AttrValue, Attrs, DataType, GraphId, Model, Name, NewNode, NodeId, Op, Tensor, Type,
+    ValueId,
 };
 
+use crate::Choices;
 use crate::data::{self, DTYPES};
 use crate::machine::{Machine, Stuck, Values};
-use crate::Choices;
 
 /// Attributes of a node to be made.
 pub(crate) type AttrList = Vec<(&'static str, AttrValue)>;
@@ -143,7 +144,8 @@ impl<'c, 'a> Builder<'c, 'a> {
         if as_input {
             // What an NPU takes as int32 must fit it.
             if let Some(ints) = tensor.to_ints() {
-                let small: Vec<i64> = ints.iter().map(|&i| if i32::try_from(i).is_ok() { i } else { 3 }).collect();
+                let small: Vec<i64> =
+                    ints.iter().map(|&i| if i32::try_from(i).is_ok() { i } else { 3 }).collect();
                 tensor = data::from_ints(dtype, dims, &small);
             } else if dtype == DataType::Uint64 {
                 tensor = data::from_ints(dtype, dims, &vec![5; data::volume(dims)]);
@@ -156,11 +158,16 @@ impl<'c, 'a> Builder<'c, 'a> {
 
     /// A readable value that is as asked for, the newest ones first.
     pub(crate) fn find(&mut self, wanted: impl Fn(&Tensor) -> bool) -> Option<ValueId> {
-        let found: Vec<ValueId> = self.scope.iter().copied().filter(|&v| wanted(&self.tensor(v))).collect();
+        let found: Vec<ValueId> =
+            self.scope.iter().copied().filter(|&v| wanted(&self.tensor(v))).collect();
         if found.is_empty() {
             return None;
         }
-        let back = if self.c.chance(60) { self.c.below(found.len().min(2)) } else { self.c.below(found.len()) };
+        let back = if self.c.chance(60) {
+            self.c.below(found.len().min(2))
+        } else {
+            self.c.below(found.len())
+        };
         Some(found[found.len() - 1 - back])
     }
 
@@ -198,7 +205,9 @@ impl<'c, 'a> Builder<'c, 'a> {
     pub(crate) fn new_dims(&mut self, rank: usize) -> Vec<i64> {
         let empty = self.c.chance(3);
         let dims: Vec<i64> = (0..rank)
-            .map(|_| if empty && self.c.chance(40) { 0 } else { *self.c.pick(&[2, 1, 3, 4, 1, 5, 2, 6]) })
+            .map(|_| {
+                if empty && self.c.chance(40) { 0 } else { *self.c.pick(&[2, 1, 3, 4, 1, 5, 2, 6]) }
+            })
             .collect();
         if data::volume(&dims) > ELEMENTS { vec![2; rank] } else { dims }
     }
@@ -221,7 +230,12 @@ impl<'c, 'a> Builder<'c, 'a> {
     }
 
     /// A node with one output.
-    pub(crate) fn add(&mut self, op: &str, inputs: &[Option<ValueId>], attrs: AttrList) -> Option<ValueId> {
+    pub(crate) fn add(
+        &mut self,
+        op: &str,
+        inputs: &[Option<ValueId>],
+        attrs: AttrList,
+    ) -> Option<ValueId> {
         self.add_many(op, inputs, attrs, 1).map(|made| made[0])
     }
 
@@ -246,7 +260,12 @@ impl<'c, 'a> Builder<'c, 'a> {
     ) -> Option<Vec<ValueId>> {
         if op.def.is_some_and(|def| def.since(self.opset).is_none()) {
             // Bodies that were made for the node go with it.
-            attrs.graphs().map(|(_, body)| body).collect::<Vec<_>>().into_iter().for_each(|b| self.model.remove_graph(b));
+            attrs
+                .graphs()
+                .map(|(_, body)| body)
+                .collect::<Vec<_>>()
+                .into_iter()
+                .for_each(|b| self.model.remove_graph(b));
             return None;
         }
         let mut inputs = inputs.to_vec();
@@ -256,8 +275,10 @@ impl<'c, 'a> Builder<'c, 'a> {
         let op_name = op.name.as_str().to_owned();
         let outputs: Vec<Option<Name>> = (0..outputs).map(|_| Some(self.name("v"))).collect();
         // A random operator without a seed is known by its name.
-        let name = Some(self.name("n")).filter(|_| op_name.starts_with("Random") || self.c.chance(20));
-        let node = self.model.add_node(self.graph, None, NewNode { op, name, inputs, outputs, attrs });
+        let name =
+            Some(self.name("n")).filter(|_| op_name.starts_with("Random") || self.c.chance(20));
+        let node =
+            self.model.add_node(self.graph, None, NewNode { op, name, inputs, outputs, attrs });
         let mut machine = Machine::new(&self.model);
         machine.values = std::mem::take(&mut self.values);
         let done = machine.node(node);
@@ -295,7 +316,9 @@ impl<'c, 'a> Builder<'c, 'a> {
         let tensor = data::from_ints(dtype, &[ints.len() as i64], ints);
         match self.c.below(20) {
             // An input cannot be known: nothing may be assumed of it.
-            18 if !self.in_function && ints.iter().all(|&i| i32::try_from(i).is_ok()) => self.input(tensor),
+            18 if !self.in_function && ints.iter().all(|&i| i32::try_from(i).is_ok()) => {
+                self.input(tensor)
+            }
             16 | 17 | 19 if dtype == DataType::Int64 && !ints.is_empty() => {
                 self.computed(ints).unwrap_or_else(|| self.constant(tensor))
             }

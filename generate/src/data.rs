@@ -33,9 +33,14 @@ pub(crate) fn volume(dims: &[i64]) -> usize {
 pub(crate) fn random(c: &mut Choices<'_>, dtype: DataType, dims: &[i64], tame: bool) -> Tensor {
     let special = !tame && c.chance(8);
     let floats = |c: &mut Choices<'_>| -> Vec<f64> {
-        const SPECIAL: [f64; 8] = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -0.0, 0.0, 1e30, 6e4, 1e-8];
+        const SPECIAL: [f64; 8] =
+            [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -0.0, 0.0, 1e30, 6e4, 1e-8];
         let one = |c: &mut Choices<'_>| {
-            if special && c.chance(20) { *c.pick(&SPECIAL) } else { c.between(-12, 16) as f64 / 4.0 }
+            if special && c.chance(20) {
+                *c.pick(&SPECIAL)
+            } else {
+                c.between(-12, 16) as f64 / 4.0
+            }
         };
         (0..volume(dims)).map(|_| one(c)).collect()
     };
@@ -48,7 +53,9 @@ pub(crate) fn random(c: &mut Choices<'_>, dtype: DataType, dims: &[i64], tame: b
     };
     let of = |numbers: Vec<f64>| from_floats(dtype, dims, &numbers);
     match dtype {
-        DataType::Float | DataType::Double | DataType::Float16 | DataType::Bfloat16 => of(floats(c)),
+        DataType::Float | DataType::Double | DataType::Float16 | DataType::Bfloat16 => {
+            of(floats(c))
+        }
         DataType::Uint8 | DataType::Uint16 | DataType::Uint32 | DataType::Uint64 => {
             from_ints(dtype, dims, &ints(c, 0))
         }
@@ -66,7 +73,9 @@ pub(crate) fn from_floats(dtype: DataType, dims: &[i64], numbers: &[f64]) -> Ten
     match dtype {
         DataType::Double => Tensor::new(dims, numbers.to_vec()),
         DataType::Float16 => Tensor::new(dims, numbers.iter().map(|&x| f16::from_f64(x)).collect()),
-        DataType::Bfloat16 => Tensor::new(dims, numbers.iter().map(|&x| bf16::from_f64(x)).collect()),
+        DataType::Bfloat16 => {
+            Tensor::new(dims, numbers.iter().map(|&x| bf16::from_f64(x)).collect())
+        }
         DataType::Float => Tensor::new(dims, numbers.iter().map(|&x| x as f32).collect()),
         _ => from_ints(dtype, dims, &numbers.iter().map(|&x| x as i64).collect::<Vec<_>>()),
     }
@@ -77,7 +86,11 @@ pub(crate) fn from_floats(dtype: DataType, dims: &[i64], numbers: &[f64]) -> Ten
 /// # Panics
 /// For types outside of [`DTYPES`].
 pub(crate) fn from_ints(dtype: DataType, dims: &[i64], ints: &[i64]) -> Tensor {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the low bits are wanted")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "the low bits are wanted"
+    )]
     match dtype {
         DataType::Int64 => Tensor::new(dims, ints.to_vec()),
         DataType::Int32 => Tensor::new(dims, ints.iter().map(|&i| i as i32).collect()),
@@ -127,7 +140,9 @@ pub fn is_equal(a: &Tensor, b: &Tensor) -> bool {
 pub fn show(tensor: &Tensor) -> String {
     let numbers: Vec<String> = match tensor.to_floats() {
         Some(floats) => floats.iter().take(24).map(ToString::to_string).collect(),
-        None => tensor.to_ints().unwrap_or_default().iter().take(24).map(ToString::to_string).collect(),
+        None => {
+            tensor.to_ints().unwrap_or_default().iter().take(24).map(ToString::to_string).collect()
+        }
     };
     format!("{}{:?} {{{}}}", tensor.dtype, tensor.dims, numbers.join(", "))
 }

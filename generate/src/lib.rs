@@ -26,7 +26,9 @@ use std::collections::HashMap;
 
 use build::Builder;
 use onnxfix_ir::infer::{forget_shapes, infer};
-use onnxfix_ir::{Def, Dim, LoadOptions, Model, Name, Shape, Tensor, TensorType, Type, ValueId, to_proto};
+use onnxfix_ir::{
+    Def, Dim, LoadOptions, Model, Name, Shape, Tensor, TensorType, Type, ValueId, to_proto,
+};
 
 /// A model, and inputs that it computes something from.
 #[derive(Debug, Clone)]
@@ -71,10 +73,11 @@ const NEWEST: i64 = 28;
 /// Makes a sample.
 #[must_use]
 pub fn sample(choices: &mut Choices<'_>, recipe: &Recipe) -> (Sample, Making) {
-    let opsets: Vec<i64> = [13, 17, 11, 13, 18, 12, 10, 9, 7, 8, 14, 16, 20, 21, 22, 23, 24, 25, 26, 28]
-        .into_iter()
-        .filter(|&v| v <= recipe.newest_opset)
-        .collect();
+    let opsets: Vec<i64> =
+        [13, 17, 11, 13, 18, 12, 10, 9, 7, 8, 14, 16, 20, 21, 22, 23, 24, 25, 26, 28]
+            .into_iter()
+            .filter(|&v| v <= recipe.newest_opset)
+            .collect();
     let opset = *choices.pick(&opsets);
     let groups = 1 + choices.below(recipe.size);
     let mut b = Builder::new(choices, opset, recipe.evaluated);
@@ -107,7 +110,8 @@ pub fn sample(choices: &mut Choices<'_>, recipe: &Recipe) -> (Sample, Making) {
 /// Chooses the outputs: mostly what nothing else reads.
 fn outputs(b: &mut Builder<'_, '_>) {
     let root = b.model.root();
-    let own: Vec<ValueId> = b.scope.iter().copied().filter(|&v| b.model[v].graph() == root).collect();
+    let own: Vec<ValueId> =
+        b.scope.iter().copied().filter(|&v| b.model[v].graph() == root).collect();
     let made: Vec<ValueId> = own.iter().copied().filter(|&v| b.producer(v).is_some()).collect();
     let mut chosen: Vec<ValueId> = Vec::new();
     for &value in made.iter().rev() {

@@ -14,7 +14,8 @@ use std::sync::Arc;
 
 use onnxfix_ir::op::{EvalCx, EvalError, InferCx, Input, NodeCx};
 use onnxfix_ir::{
-    Attr, AttrValue, Attrs, DataType, Dim, GraphId, Model, Name, NodeId, Tensor, TensorType, Type, ValueId,
+    Attr, AttrValue, Attrs, DataType, Dim, GraphId, Model, Name, NodeId, Tensor, TensorType, Type,
+    ValueId,
 };
 
 use crate::choices::next;
@@ -98,8 +99,11 @@ impl<'m> Machine<'m> {
             }
             let name = self.model[input].name();
             let fed = feeds.iter().find(|(n, _)| n == name).map(|(_, t)| t);
-            let mut tensor = fed.ok_or_else(|| Stuck::Refused(format!("{name} is not fed")))?.clone();
-            if let (Some(DataType::Int32), Some(ints)) = (self.model[input].dtype(), tensor.to_ints()) {
+            let mut tensor =
+                fed.ok_or_else(|| Stuck::Refused(format!("{name} is not fed")))?.clone();
+            if let (Some(DataType::Int32), Some(ints)) =
+                (self.model[input].dtype(), tensor.to_ints())
+            {
                 tensor = data::from_ints(DataType::Int32, &tensor.dims, &ints);
             }
             self.set(input, tensor)?;
@@ -118,8 +122,11 @@ impl<'m> Machine<'m> {
     /// As [`Machine::run`].
     pub fn node(&mut self, node: NodeId) -> Result<(), Stuck> {
         let n = &self.model[node];
-        let inputs: Vec<Option<Arc<Tensor>>> =
-            n.inputs().iter().map(|v| v.map(|v| self.value(v)).transpose()).collect::<Result<_, _>>()?;
+        let inputs: Vec<Option<Arc<Tensor>>> = n
+            .inputs()
+            .iter()
+            .map(|v| v.map(|v| self.value(v)).transpose())
+            .collect::<Result<_, _>>()?;
         let outputs = if n.op().is("If") {
             self.branch(node, &inputs)?
         } else if n.op().is("Loop") {
@@ -141,14 +148,20 @@ impl<'m> Machine<'m> {
 
     fn value(&self, value: ValueId) -> Result<Arc<Tensor>, Stuck> {
         let found = self.values.get(&value).or_else(|| self.model.constant(value));
-        found.cloned().ok_or_else(|| Stuck::Wrong(format!("nothing made {:?}", self.model[value].name())))
+        found
+            .cloned()
+            .ok_or_else(|| Stuck::Wrong(format!("nothing made {:?}", self.model[value].name())))
     }
 
     /// Notes a value, which must be of its declared type.
     fn set(&mut self, value: ValueId, mut tensor: Tensor) -> Result<(), Stuck> {
         if let Some(Type::Tensor(ty)) = &self.model[value].ty {
             self.fits(ty, &tensor).map_err(|why| {
-                Stuck::Wrong(format!("{:?} is declared {ty} and is {}: {why}", self.model[value].name(), data::show(&tensor)))
+                Stuck::Wrong(format!(
+                    "{:?} is declared {ty} and is {}: {why}",
+                    self.model[value].name(),
+                    data::show(&tensor)
+                ))
             })?;
         }
         if self.plain_zeros && tensor.dtype.is_float() && tensor.to_floats().is_some() {
@@ -180,7 +193,11 @@ impl<'m> Machine<'m> {
         Ok(())
     }
 
-    fn operator(&mut self, node: NodeId, inputs: &[Option<Arc<Tensor>>]) -> Result<Vec<Tensor>, Stuck> {
+    fn operator(
+        &mut self,
+        node: NodeId,
+        inputs: &[Option<Arc<Tensor>>],
+    ) -> Result<Vec<Tensor>, Stuck> {
         let n = &self.model[node];
         let place = || self.model.describe(node);
         let Some(def) = n.op().def else {
@@ -196,11 +213,17 @@ impl<'m> Machine<'m> {
         let known: Vec<Input<'_>> = inputs
             .iter()
             .zip(&types)
-            .map(|(t, ty)| Input { present: t.is_some(), ty: ty.as_ref(), tensor: t.as_deref() })
+            .map(|(t, ty)| Input {
+                present: t.is_some(),
+                ty: ty.as_ref(),
+                tensor: t.as_deref(),
+                names: None,
+            })
             .collect();
         let inferred = (def.infer)(&InferCx { node: cx, inputs: &known, bodies: &[] });
         let tensors: Vec<Option<&Tensor>> = inputs.iter().map(Option::as_deref).collect();
-        let evaluated = def.eval.map(|eval| eval(&EvalCx { node: cx, inputs: &tensors, limit: LIMIT }));
+        let evaluated =
+            def.eval.map(|eval| eval(&EvalCx { node: cx, inputs: &tensors, limit: LIMIT }));
         match (evaluated, inferred) {
             (Some(Ok(outputs)), Ok(types)) => {
                 for (tensor, ty) in outputs.iter().zip(&types) {
@@ -209,7 +232,10 @@ impl<'m> Machine<'m> {
                     let ty = ty.clone();
                     let place = place();
                     self.fits(&ty, tensor).map_err(|why| {
-                        Stuck::Wrong(format!("{place} is inferred {ty} and gives {}: {why}", data::show(tensor)))
+                        Stuck::Wrong(format!(
+                            "{place} is inferred {ty} and gives {}: {why}",
+                            data::show(tensor)
+                        ))
                     })?;
                 }
                 self.evaluated += 1;
@@ -251,14 +277,23 @@ impl<'m> Machine<'m> {
         let mut sorted: Vec<&Attr> = attrs.0.iter().collect();
         sorted.sort_by(|a, b| a.name.cmp(&b.name));
         sorted.iter().for_each(|a| key.add(format!("{} {:?}", a.name, a.value).as_bytes()));
-        let draws = ["RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"];
+        let draws = [
+            "RandomNormal",
+            "RandomUniform",
+            "RandomNormalLike",
+            "RandomUniformLike",
+            "Bernoulli",
+            "Multinomial",
+        ];
         if draws.iter().any(|op| n.op().is(op)) && attrs.get("seed").is_none() {
             key.add(n.name.as_deref().unwrap_or("").as_bytes());
         }
         for input in inputs {
             match input {
                 // The shape is all that they look at.
-                Some(t) if n.op().name.ends_with("Like") => key.add(format!("{:?}", t.dims).as_bytes()),
+                Some(t) if n.op().name.ends_with("Like") => {
+                    key.add(format!("{:?}", t.dims).as_bytes())
+                }
                 Some(t) => {
                     key.add(format!("{} {:?}", t.dtype, t.dims).as_bytes());
                     key.add(&data::canonical(t));
@@ -275,13 +310,18 @@ impl<'m> Machine<'m> {
                 let Some((dtype, dims)) = dims else {
                     return Err(Stuck::Refused(format!("{}: no shape", self.model.describe(node))));
                 };
-                arbitrary(dtype, &dims, key.0.wrapping_add(slot as u64))
-                    .ok_or_else(|| Stuck::Refused(format!("{}: {dims:?} of {dtype}", self.model.describe(node))))
+                arbitrary(dtype, &dims, key.0.wrapping_add(slot as u64)).ok_or_else(|| {
+                    Stuck::Refused(format!("{}: {dims:?} of {dtype}", self.model.describe(node)))
+                })
             })
             .collect()
     }
 
-    fn branch(&mut self, node: NodeId, inputs: &[Option<Arc<Tensor>>]) -> Result<Vec<Tensor>, Stuck> {
+    fn branch(
+        &mut self,
+        node: NodeId,
+        inputs: &[Option<Arc<Tensor>>],
+    ) -> Result<Vec<Tensor>, Stuck> {
         let taken = match inputs.first().cloned().flatten().and_then(|t| t.to_ints()).as_deref() {
             Some([0]) => "else_branch",
             Some([_]) => "then_branch",
@@ -307,11 +347,18 @@ impl<'m> Machine<'m> {
         outputs.map(|&v| Ok(Tensor::clone(&*self.value(v)?))).collect()
     }
 
-    fn repeat(&mut self, node: NodeId, inputs: &[Option<Arc<Tensor>>]) -> Result<Vec<Tensor>, Stuck> {
-        let one = |slot: usize| inputs.get(slot).cloned().flatten().and_then(|t| t.to_ints()?.first().copied());
+    fn repeat(
+        &mut self,
+        node: NodeId,
+        inputs: &[Option<Arc<Tensor>>],
+    ) -> Result<Vec<Tensor>, Stuck> {
+        let one = |slot: usize| {
+            inputs.get(slot).cloned().flatten().and_then(|t| t.to_ints()?.first().copied())
+        };
         let rounds = one(0).map_or(ROUNDS, |n| usize::try_from(n).unwrap_or(0));
         let mut go = one(1).is_none_or(|c| c != 0);
-        let mut carried: Vec<Tensor> = inputs.iter().skip(2).flatten().map(|t| Tensor::clone(t)).collect();
+        let mut carried: Vec<Tensor> =
+            inputs.iter().skip(2).flatten().map(|t| Tensor::clone(t)).collect();
         let count = carried.len();
         let mut scanned: Vec<Vec<Tensor>> = Vec::new();
         let mut round = 0;
@@ -327,22 +374,32 @@ impl<'m> Machine<'m> {
             carried = outputs.split_off(1);
             round += 1;
         }
-        carried.extend(stack(&scanned, self.model[node].outputs().len().saturating_sub(count), &[])?);
+        carried.extend(stack(
+            &scanned,
+            self.model[node].outputs().len().saturating_sub(count),
+            &[],
+        )?);
         Ok(carried)
     }
 
     fn scan(&mut self, node: NodeId, inputs: &[Option<Arc<Tensor>>]) -> Result<Vec<Tensor>, Stuck> {
         let attrs = &self.model[node].attrs;
         let n = attrs.int("num_scan_inputs").and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
-        let backwards = |name: &str, i: usize| attrs.ints(name).and_then(|d| d.get(i)).is_some_and(|&d| d == 1);
+        let backwards =
+            |name: &str, i: usize| attrs.ints(name).and_then(|d| d.get(i)).is_some_and(|&d| d == 1);
         let all: Vec<Arc<Tensor>> = inputs.iter().flatten().cloned().collect();
         let (first, sequences) = all.split_at(all.len().saturating_sub(n));
         let mut carried: Vec<Tensor> = first.iter().map(|t| Tensor::clone(t)).collect();
         let count = carried.len();
-        let rounds = sequences.first().and_then(|t| t.dims.first()).map_or(0, |&n| usize::try_from(n).unwrap_or(0));
-        let backwards_in: Vec<bool> = (0..n).map(|i| backwards("scan_input_directions", i)).collect();
+        let rounds = sequences
+            .first()
+            .and_then(|t| t.dims.first())
+            .map_or(0, |&n| usize::try_from(n).unwrap_or(0));
+        let backwards_in: Vec<bool> =
+            (0..n).map(|i| backwards("scan_input_directions", i)).collect();
         let outputs = self.model[node].outputs().len().saturating_sub(count);
-        let backwards_out: Vec<bool> = (0..outputs).map(|i| backwards("scan_output_directions", i)).collect();
+        let backwards_out: Vec<bool> =
+            (0..outputs).map(|i| backwards("scan_output_directions", i)).collect();
         let mut scanned: Vec<Vec<Tensor>> = Vec::new();
         for round in 0..rounds {
             for (sequence, &backwards) in sequences.iter().zip(&backwards_in) {
@@ -364,7 +421,12 @@ impl<'m> Machine<'m> {
         })
     }
 
-    fn call(&mut self, node: NodeId, at: usize, inputs: &[Option<Arc<Tensor>>]) -> Result<Vec<Tensor>, Stuck> {
+    fn call(
+        &mut self,
+        node: NodeId,
+        at: usize,
+        inputs: &[Option<Arc<Tensor>>],
+    ) -> Result<Vec<Tensor>, Stuck> {
         let function = &self.model.functions[at];
         let mut attrs = function.defaults.clone();
         for attr in self.attributes(node).0 {
@@ -410,7 +472,8 @@ fn stack(rounds: &[Vec<Tensor>], outputs: usize, backwards: &[bool]) -> Result<V
             }
             let mut dims = vec![rounds.len() as i64];
             dims.extend(&first.dims);
-            Tensor::from_raw(first.dtype, &dims, raw.into()).map_err(|e| Stuck::Wrong(e.to_string()))
+            Tensor::from_raw(first.dtype, &dims, raw.into())
+                .map_err(|e| Stuck::Wrong(e.to_string()))
         })
         .collect()
 }
@@ -443,7 +506,9 @@ fn arbitrary(dtype: DataType, dims: &[i64], mut key: u64) -> Option<Tensor> {
     let floats = || numbers.iter().map(|&n| (n - 8) as f64 / 4.0).collect::<Vec<f64>>();
     if data::DTYPES.contains(&dtype) {
         Some(match dtype {
-            DataType::Bool => data::from_ints(dtype, dims, &numbers.iter().map(|n| n % 2).collect::<Vec<_>>()),
+            DataType::Bool => {
+                data::from_ints(dtype, dims, &numbers.iter().map(|n| n % 2).collect::<Vec<_>>())
+            }
             _ if dtype.is_float() => data::from_floats(dtype, dims, &floats()),
             _ => data::from_ints(dtype, dims, &numbers),
         })

@@ -59,7 +59,11 @@ fn nothing(b: &mut Builder<'_, '_>) -> Option<ValueId> {
             let shape = b.ints(&dims);
             b.add("Reshape", &[Some(x), Some(shape)], vec![])
         }
-        3 => b.add("Transpose", &[Some(x)], vec![("perm", (0..rank as i64).collect::<Vec<_>>().into())]),
+        3 => b.add(
+            "Transpose",
+            &[Some(x)],
+            vec![("perm", (0..rank as i64).collect::<Vec<_>>().into())],
+        ),
         4 => {
             let shape = if b.c.chance(50) { b.ints(&dims) } else { b.ints(&vec![1; rank]) };
             b.add("Expand", &[Some(x), Some(shape)], vec![])
@@ -158,7 +162,11 @@ fn unfold(b: &mut Builder<'_, '_>) -> Option<ValueId> {
     let by_tap = b.c.chance(50);
     let (rows, columns) = if by_tap { (kernel, count) } else { (count, kernel) };
     let index: Vec<i64> = (0..rows)
-        .flat_map(|r| (0..columns).map(move |c| if by_tap { r * dilation + c * step } else { r * step + c * dilation }))
+        .flat_map(|r| {
+            (0..columns).map(
+                move |c| if by_tap { r * dilation + c * step } else { r * step + c * dilation },
+            )
+        })
         .collect();
     let index = b.constant(Tensor::new(&[rows, columns], index));
     x = b.add("Gather", &[Some(x), Some(index)], vec![("axis", (axis as i64).into())])?;
@@ -202,7 +210,8 @@ fn stacked_slices(b: &mut Builder<'_, '_>) -> Option<ValueId> {
 
 /// A Cast to a wider type, what moves elements or computes, and a Cast back.
 fn widened(b: &mut Builder<'_, '_>) -> Option<ValueId> {
-    let narrow = [DataType::Int32, DataType::Uint8, DataType::Float16, DataType::Bool, DataType::Int8];
+    let narrow =
+        [DataType::Int32, DataType::Uint8, DataType::Float16, DataType::Bool, DataType::Int8];
     let x = b.operand(&narrow, 1);
     let wide = *b.c.pick(&[DataType::Int64, DataType::Float, DataType::Int32, DataType::Double]);
     let mut y = b.add("Cast", &[Some(x)], vec![("to", i64::from(wide.code()).into())])?;
@@ -265,17 +274,20 @@ fn expanded(b: &mut Builder<'_, '_>) -> Option<ValueId> {
     let x = b.operand_where(&[DataType::Float, DataType::Int64], |d| d.contains(&1), 2);
     let (dtype, dims) = (b.dtype(x), b.dims(x));
     let n = b.c.between(1, 3);
-    let wide: Vec<i64> = dims.iter().map(|&d| if d == 1 && b.c.chance(70) { n } else { d }).collect();
+    let wide: Vec<i64> =
+        dims.iter().map(|&d| if d == 1 && b.c.chance(70) { n } else { d }).collect();
     let e = if b.c.chance(60) {
         let shape = b.ints(&wide);
         b.add("Expand", &[Some(x), Some(shape)], vec![])?
     } else {
-        let repeats: Vec<i64> = dims.iter().zip(&wide).map(|(&d, &w)| if d == w { 1 } else { w }).collect();
+        let repeats: Vec<i64> =
+            dims.iter().zip(&wide).map(|(&d, &w)| if d == w { 1 } else { w }).collect();
         let repeats = b.ints(&repeats);
         b.add("Tile", &[Some(x), Some(repeats)], vec![])?
     };
     let whole = b.c.chance(60);
-    let other: Vec<i64> = wide.iter().map(|&d| if whole || b.c.chance(50) { d } else { 1 }).collect();
+    let other: Vec<i64> =
+        wide.iter().map(|&d| if whole || b.c.chance(50) { d } else { 1 }).collect();
     let y = b.leaf(dtype, &other);
     let op = *b.c.pick(&["Add", "Mul", "Sub", "Max"]);
     b.add(op, &[Some(e), Some(y)], vec![])
@@ -285,7 +297,15 @@ fn expanded(b: &mut Builder<'_, '_>) -> Option<ValueId> {
 fn neutral(b: &mut Builder<'_, '_>) -> Option<ValueId> {
     let x = b.operand(&[DataType::Float, DataType::Int64, DataType::Float16, DataType::Int32], 0);
     let (dtype, dims) = (b.dtype(x), b.dims(x));
-    let (op, n) = *b.c.pick(&[("Add", 0), ("Sub", 0), ("Mul", 1), ("Div", 1), ("Pow", 1), ("Mul", 0), ("Add", 1)]);
+    let (op, n) = *b.c.pick(&[
+        ("Add", 0),
+        ("Sub", 0),
+        ("Mul", 1),
+        ("Div", 1),
+        ("Pow", 1),
+        ("Mul", 0),
+        ("Add", 1),
+    ]);
     let shape: Vec<i64> = match b.c.below(4) {
         0 => vec![],
         1 => dims.clone(),

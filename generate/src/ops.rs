@@ -12,8 +12,17 @@ pub const NOT_GENERATED: &[(&str, &[&str])] = &[
     (
         "their values are no tensors",
         &[
-            "SequenceMap", "SequenceEmpty", "SequenceConstruct", "SequenceInsert", "SequenceErase", "SequenceAt",
-            "SequenceLength", "SplitToSequence", "ConcatFromSequence", "Optional", "OptionalGetElement",
+            "SequenceMap",
+            "SequenceEmpty",
+            "SequenceConstruct",
+            "SequenceInsert",
+            "SequenceErase",
+            "SequenceAt",
+            "SequenceLength",
+            "SplitToSequence",
+            "ConcatFromSequence",
+            "Optional",
+            "OptionalGetElement",
             "OptionalHasElement",
         ],
     ),
@@ -28,9 +37,23 @@ pub const NOT_GENERATED: &[(&str, &[&str])] = &[
     (
         "no pass knows them, and they are unknown functions of several constrained inputs",
         &[
-            "QLinearConv", "QLinearMatMul", "DeformConv", "CausalConvWithState", "MaxUnpool", "MaxRoiPool", "Col2Im",
-            "RoiAlign", "Upsample", "TensorScatter", "LinearAttention", "NegativeLogLikelihoodLoss",
-            "SoftmaxCrossEntropyLoss", "STFT", "DFT", "MelWeightMatrix", "BitCast",
+            "QLinearConv",
+            "QLinearMatMul",
+            "DeformConv",
+            "CausalConvWithState",
+            "MaxUnpool",
+            "MaxRoiPool",
+            "Col2Im",
+            "RoiAlign",
+            "Upsample",
+            "TensorScatter",
+            "LinearAttention",
+            "NegativeLogLikelihoodLoss",
+            "SoftmaxCrossEntropyLoss",
+            "STFT",
+            "DFT",
+            "MelWeightMatrix",
+            "BitCast",
         ],
     ),
 ];
@@ -41,14 +64,16 @@ pub fn is_left_out(name: &str) -> bool {
     NOT_GENERATED.iter().any(|(_, names)| names.contains(&name))
 }
 
-const FLOATS: &[DataType] = &[DataType::Float, DataType::Float16, DataType::Double, DataType::Bfloat16];
+const FLOATS: &[DataType] =
+    &[DataType::Float, DataType::Float16, DataType::Double, DataType::Bfloat16];
 const PLAIN_FLOATS: &[DataType] = &[DataType::Float, DataType::Float16, DataType::Double];
 
 /// A node of this operator, and the value of its first output. None where it cannot be made here.
 pub(crate) fn node(b: &mut Builder<'_, '_>, operator: &'static Operator) -> Option<ValueId> {
     operator.since(b.opset)?;
     match operator.name {
-        "Identity" | "NonZero" | "Hardmax" | "Softmax" | "LogSoftmax" | "LpNormalization" | "Flatten" => along(b, operator),
+        "Identity" | "NonZero" | "Hardmax" | "Softmax" | "LogSoftmax" | "LpNormalization"
+        | "Flatten" => along(b, operator),
         "Dropout" => dropout(b),
         "Shape" | "Size" => shape(b, operator.name),
         "Reshape" => reshape(b),
@@ -91,17 +116,24 @@ pub(crate) fn node(b: &mut Builder<'_, '_>, operator: &'static Operator) -> Opti
         "Einsum" => einsum(b),
         "Det" => square(b),
         "LayerNormalization" | "RMSNormalization" => layer_norm(b, operator.name),
-        "BatchNormalization" | "InstanceNormalization" | "GroupNormalization" => channel_norm(b, operator.name),
-        "MeanVarianceNormalization" | "LRN" | "GlobalMaxPool" | "GlobalAveragePool" | "GlobalLpPool" => image(b, operator.name),
+        "BatchNormalization" | "InstanceNormalization" | "GroupNormalization" => {
+            channel_norm(b, operator.name)
+        }
+        "MeanVarianceNormalization"
+        | "LRN"
+        | "GlobalMaxPool"
+        | "GlobalAveragePool"
+        | "GlobalLpPool" => image(b, operator.name),
         "Conv" | "ConvTranspose" | "ConvInteger" => conv(b, operator.name),
         "MaxPool" | "AveragePool" | "LpPool" => pool(b, operator.name),
         "RNN" | "GRU" | "LSTM" => recurrent(b, operator.name),
         "Attention" => attention(b),
         "RotaryEmbedding" => rotary(b),
-        "QuantizeLinear" | "DequantizeLinear" | "DynamicQuantizeLinear" => quantize(b, operator.name),
-        "RandomNormal" | "RandomUniform" | "RandomNormalLike" | "RandomUniformLike" | "Bernoulli" | "Multinomial" => {
-            random(b, operator.name)
+        "QuantizeLinear" | "DequantizeLinear" | "DynamicQuantizeLinear" => {
+            quantize(b, operator.name)
         }
+        "RandomNormal" | "RandomUniform" | "RandomNormalLike" | "RandomUniformLike"
+        | "Bernoulli" | "Multinomial" => random(b, operator.name),
         "Resize" => resize(b),
         "GridSample" | "AffineGrid" => grid(b, operator.name),
         "HannWindow" | "HammingWindow" | "BlackmanWindow" => {
@@ -164,7 +196,11 @@ fn elementwise(b: &mut Builder<'_, '_>, operator: &'static Operator) -> Option<V
             b.pick_dtype(&of)
         };
         // The bounds of Clip are scalars.
-        let value = if param.arity == Arity::Optional { scalar(b, dtype) } else { partner(b, dtype, &dims) };
+        let value = if param.arity == Arity::Optional {
+            scalar(b, dtype)
+        } else {
+            partner(b, dtype, &dims)
+        };
         inputs.push(Some(value));
     }
     if first.arity == Arity::Variadic {
@@ -389,7 +425,11 @@ fn range(b: &mut Builder<'_, '_>) -> Option<ValueId> {
     let mut inputs = Vec::new();
     for n in [start, limit, delta] {
         let tensor = data::from_ints(dtype, &[], &[n]);
-        inputs.push(Some(if b.c.chance(8) && !b.in_function { b.input(tensor) } else { b.constant(tensor) }));
+        inputs.push(Some(if b.c.chance(8) && !b.in_function {
+            b.input(tensor)
+        } else {
+            b.constant(tensor)
+        }));
     }
     b.add("Range", &inputs, vec![])
 }
@@ -456,7 +496,8 @@ fn concat(b: &mut Builder<'_, '_>) -> Option<ValueId> {
         let fits = |other: &[i64]| {
             other.len() == dims.len() && (0..dims.len()).all(|i| i == axis || dims[i] == other[i])
         };
-        let found = if b.c.chance(70) { b.find(|t| t.dtype == dtype && fits(&t.dims)) } else { None };
+        let found =
+            if b.c.chance(70) { b.find(|t| t.dtype == dtype && fits(&t.dims)) } else { None };
         let part = found.unwrap_or_else(|| {
             let mut dims = dims.clone();
             dims[axis] = b.c.between(0, 3);
@@ -482,7 +523,11 @@ fn split(b: &mut Builder<'_, '_>) -> Option<ValueId> {
         if parts.iter().any(|&p| p < 0) {
             return None;
         }
-        if b.opset >= 13 { inputs.push(Some(b.ints(&parts))) } else { attrs.push(("split", parts.into())) }
+        if b.opset >= 13 {
+            inputs.push(Some(b.ints(&parts)))
+        } else {
+            attrs.push(("split", parts.into()))
+        }
     } else if b.opset >= 18 {
         attrs.push(("num_outputs", (count as i64).into()));
     }
@@ -579,7 +624,8 @@ fn trilu(b: &mut Builder<'_, '_>) -> Option<ValueId> {
 
 fn blocks(b: &mut Builder<'_, '_>, name: &'static str) -> Option<ValueId> {
     let size = b.c.between(1, 2);
-    let dims = if name == "DepthToSpace" { [1, size * size * 2, 2, 3] } else { [2, 2, size * 2, size] };
+    let dims =
+        if name == "DepthToSpace" { [1, size * size * 2, 2, 3] } else { [2, 2, size * 2, size] };
     let x = b.leaf(DataType::Float, &dims);
     let mut attrs = vec![("blocksize", AttrValue::from(size))];
     if name == "DepthToSpace" && b.opset >= 11 && b.c.chance(50) {
@@ -594,10 +640,11 @@ fn reverse_sequence(b: &mut Builder<'_, '_>) -> Option<ValueId> {
     let (time, batch) = if b.c.chance(50) { (0, 1) } else { (1, 0) };
     let lengths: Vec<i64> = (0..dims[batch]).map(|_| b.c.between(1, dims[time].max(1))).collect();
     let lengths = b.ints(&lengths);
-    b.add("ReverseSequence", &[Some(x), Some(lengths)], vec![
-        ("time_axis", (time as i64).into()),
-        ("batch_axis", (batch as i64).into()),
-    ])
+    b.add(
+        "ReverseSequence",
+        &[Some(x), Some(lengths)],
+        vec![("time_axis", (time as i64).into()), ("batch_axis", (batch as i64).into())],
+    )
 }
 
 fn crop(b: &mut Builder<'_, '_>) -> Option<ValueId> {
@@ -750,8 +797,11 @@ fn reduce(b: &mut Builder<'_, '_>, operator: &'static Operator) -> Option<ValueI
     let rank = b.rank(x);
     let perm = permutation(b, rank);
     let count = b.c.below(rank + 1);
-    let axes: Vec<i64> =
-        perm.iter().take(count).map(|&a| b.written(usize::try_from(a).unwrap_or(0), rank)).collect();
+    let axes: Vec<i64> = perm
+        .iter()
+        .take(count)
+        .map(|&a| b.written(usize::try_from(a).unwrap_or(0), rank))
+        .collect();
     let mut attrs = vec![("keepdims", AttrValue::from(b.c.below(2) as i64))];
     let since = operator.inputs[1].since;
     if b.opset >= since && b.c.chance(20) {
@@ -765,7 +815,8 @@ fn arg(b: &mut Builder<'_, '_>, operator: &'static Operator) -> Option<ValueId> 
     let dtypes = types(b, &operator.inputs[0]);
     let x = b.operand_where(&dtypes, |d| !d.is_empty() && !d.contains(&0), 1);
     let (_, axis) = b.axis(b.rank(x));
-    let mut attrs = vec![("axis", AttrValue::from(axis)), ("keepdims", (b.c.below(2) as i64).into())];
+    let mut attrs =
+        vec![("axis", AttrValue::from(axis)), ("keepdims", (b.c.below(2) as i64).into())];
     if b.opset >= 12 && b.c.chance(30) {
         attrs.push(("select_last_index", 1.into()));
     }
@@ -851,7 +902,10 @@ fn gemm(b: &mut Builder<'_, '_>) -> Option<ValueId> {
 
 fn matmul_integer(b: &mut Builder<'_, '_>) -> Option<ValueId> {
     let (m, k, n) = (b.c.between(1, 3), b.c.between(1, 3), b.c.between(1, 3));
-    let (t, u) = (*b.c.pick(&[DataType::Uint8, DataType::Int8]), *b.c.pick(&[DataType::Uint8, DataType::Int8]));
+    let (t, u) = (
+        *b.c.pick(&[DataType::Uint8, DataType::Int8]),
+        *b.c.pick(&[DataType::Uint8, DataType::Int8]),
+    );
     let (x, y) = (b.leaf(t, &[m, k]), b.leaf(u, &[k, n]));
     let zero = if b.c.chance(50) { Some(scalar(b, t)) } else { None };
     b.add("MatMulInteger", &[Some(x), Some(y), zero], vec![])
@@ -903,7 +957,11 @@ fn channel_norm(b: &mut Builder<'_, '_>, name: &'static str) -> Option<ValueId> 
         let mut tensor = data::random(b.c, DataType::Float, &[channels], true);
         if i == 3 {
             // A variance is positive.
-            tensor = data::from_floats(DataType::Float, &[channels], &vec![0.75; data::volume(&[channels])]);
+            tensor = data::from_floats(
+                DataType::Float,
+                &[channels],
+                &vec![0.75; data::volume(&[channels])],
+            );
         }
         let value = b.constant(tensor);
         inputs.push(Some(value));
@@ -932,13 +990,16 @@ fn conv(b: &mut Builder<'_, '_>, name: &'static str) -> Option<ValueId> {
     let mut dims = vec![batch, channels];
     dims.extend(vec![b.c.between(3, 5); spatial]);
     let wanted = dims.clone();
-    let x = match b.find(|t| t.dtype == dtype && t.dims.len() == wanted.len() && t.dims[2..].iter().all(|&d| d >= 3)) {
+    let x = match b.find(|t| {
+        t.dtype == dtype && t.dims.len() == wanted.len() && t.dims[2..].iter().all(|&d| d >= 3)
+    }) {
         Some(x) => x,
         None => b.leaf(dtype, &dims),
     };
     let channels = b.dims(x)[1];
     let kernel = b.c.between(1, 3);
-    let mut weights = if name == "ConvTranspose" { vec![channels, out] } else { vec![out, channels] };
+    let mut weights =
+        if name == "ConvTranspose" { vec![channels, out] } else { vec![out, channels] };
     weights.extend(vec![kernel; spatial]);
     let w = b.leaf(dtype, &weights);
     let mut inputs = vec![Some(x), Some(w)];
@@ -975,18 +1036,22 @@ fn recurrent(b: &mut Builder<'_, '_>, name: &'static str) -> Option<ValueId> {
         "GRU" => 3,
         _ => 4,
     };
-    let (steps, batch, width, hidden) = (b.c.between(1, 3), b.c.between(1, 2), b.c.between(1, 3), b.c.between(1, 2));
+    let (steps, batch, width, hidden) =
+        (b.c.between(1, 3), b.c.between(1, 2), b.c.between(1, 3), b.c.between(1, 2));
     let x = b.leaf(DataType::Float, &[steps, batch, width]);
     let w = b.leaf(DataType::Float, &[1, gates * hidden, width]);
     let r = b.leaf(DataType::Float, &[1, gates * hidden, hidden]);
-    let made = b.add_many(name, &[Some(x), Some(w), Some(r)], vec![("hidden_size", hidden.into())], 2)?;
+    let made =
+        b.add_many(name, &[Some(x), Some(w), Some(r)], vec![("hidden_size", hidden.into())], 2)?;
     Some(*b.c.pick(&made))
 }
 
 fn attention(b: &mut Builder<'_, '_>) -> Option<ValueId> {
-    let (batch, heads, length, width) = (b.c.between(1, 2), b.c.between(1, 2), b.c.between(1, 3), b.c.between(1, 3));
+    let (batch, heads, length, width) =
+        (b.c.between(1, 2), b.c.between(1, 2), b.c.between(1, 3), b.c.between(1, 3));
     let dims = [batch, heads, length, width];
-    let inputs: Vec<Option<ValueId>> = (0..3).map(|_| Some(b.leaf(DataType::Float, &dims))).collect();
+    let inputs: Vec<Option<ValueId>> =
+        (0..3).map(|_| Some(b.leaf(DataType::Float, &dims))).collect();
     let causal = b.c.below(2) as i64;
     b.add("Attention", &inputs, vec![("is_causal", causal.into())])
 }
@@ -994,7 +1059,10 @@ fn attention(b: &mut Builder<'_, '_>) -> Option<ValueId> {
 fn rotary(b: &mut Builder<'_, '_>) -> Option<ValueId> {
     let (length, width) = (b.c.between(1, 3), 2 * b.c.between(1, 2));
     let x = b.leaf(DataType::Float, &[1, 2, length, width]);
-    let (cos, sin) = (b.leaf(DataType::Float, &[1, length, width / 2]), b.leaf(DataType::Float, &[1, length, width / 2]));
+    let (cos, sin) = (
+        b.leaf(DataType::Float, &[1, length, width / 2]),
+        b.leaf(DataType::Float, &[1, length, width / 2]),
+    );
     b.add("RotaryEmbedding", &[Some(x), Some(cos), Some(sin)], vec![])
 }
 
@@ -1009,13 +1077,21 @@ fn quantize(b: &mut Builder<'_, '_>, name: &'static str) -> Option<ValueId> {
         "QuantizeLinear" => {
             let x = b.operand(&[DataType::Float], 0);
             let scale = b.constant(Tensor::scalar(0.25_f32));
-            let zero = if b.c.chance(60) { Some(b.constant(data::from_ints(dtype, &[], &[1]))) } else { None };
+            let zero = if b.c.chance(60) {
+                Some(b.constant(data::from_ints(dtype, &[], &[1])))
+            } else {
+                None
+            };
             b.add(name, &[Some(x), Some(scale), zero], vec![])
         }
         _ => {
             let x = b.operand(&[dtype], 0);
             let scale = b.constant(Tensor::scalar(0.25_f32));
-            let zero = if b.c.chance(60) { Some(b.constant(data::from_ints(dtype, &[], &[1]))) } else { None };
+            let zero = if b.c.chance(60) {
+                Some(b.constant(data::from_ints(dtype, &[], &[1])))
+            } else {
+                None
+            };
             b.add(name, &[Some(x), Some(scale), zero], vec![])
         }
     }
@@ -1048,7 +1124,8 @@ fn resize(b: &mut Builder<'_, '_>) -> Option<ValueId> {
     let dims = b.dims(x);
     let scales: Vec<f64> = dims.iter().map(|_| *b.c.pick(&[1.0, 2.0, 1.0])).collect();
     let scales = b.constant(data::from_floats(DataType::Float, &[scales.len() as i64], &scales));
-    let inputs = if b.opset >= 11 { vec![Some(x), None, Some(scales)] } else { vec![Some(x), Some(scales)] };
+    let inputs =
+        if b.opset >= 11 { vec![Some(x), None, Some(scales)] } else { vec![Some(x), Some(scales)] };
     // Until opset 13 the unused region of interest could not be left out.
     if (11..13).contains(&b.opset) {
         return None;
@@ -1062,7 +1139,8 @@ fn grid(b: &mut Builder<'_, '_>, name: &'static str) -> Option<ValueId> {
         let size = b.ints(&[1, 1, 2, 3]);
         return b.add(name, &[Some(theta), Some(size)], vec![]);
     }
-    let (x, grid) = (b.leaf(DataType::Float, &[1, 2, 3, 3]), b.leaf(DataType::Float, &[1, 2, 2, 2]));
+    let (x, grid) =
+        (b.leaf(DataType::Float, &[1, 2, 3, 3]), b.leaf(DataType::Float, &[1, 2, 2, 2]));
     b.add(name, &[Some(x), Some(grid)], vec![])
 }
 

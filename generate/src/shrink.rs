@@ -6,7 +6,10 @@
 use std::collections::{HashMap, HashSet};
 
 use onnxfix_ir::proto::{GraphProto, ModelProto, TensorProto, ValueInfoProto};
-use onnxfix_ir::{Def, LoadOptions, Model, Name, Tensor, Type, ValueId, check, from_proto, to_proto, type_to_proto};
+use onnxfix_ir::{
+    Def, LoadOptions, Model, Name, Tensor, Type, ValueId, check, from_proto, to_proto,
+    type_to_proto,
+};
 
 use crate::{Machine, Sample};
 
@@ -62,8 +65,15 @@ fn steps(sample: &Sample) -> Vec<Step> {
             steps.push(Step::Feed(output.clone()));
             steps.push(Step::Fix(output.clone()));
             if let ([output], Some(made)) = (&node.output[..], values.get(output)) {
-                let alike = |name: &&String| values.get(*name).is_some_and(|t| t.dtype == made.dtype && t.dims == made.dims);
-                steps.extend(node.input.iter().filter(alike).map(|x| Step::Bypass(output.clone(), x.clone())));
+                let alike = |name: &&String| {
+                    values.get(*name).is_some_and(|t| t.dtype == made.dtype && t.dims == made.dims)
+                };
+                steps.extend(
+                    node.input
+                        .iter()
+                        .filter(alike)
+                        .map(|x| Step::Bypass(output.clone(), x.clone())),
+                );
             }
         }
     }
@@ -107,7 +117,10 @@ fn rebuilt(sample: &Sample, step: Step) -> Option<Sample> {
         Step::ForgetTypes => graph.value_info.clear(),
         Step::ForgetSymbols => {
             for input in &mut graph.input {
-                let tensor = feeds.iter().find(|(n, _)| Some(n.as_str()) == input.name.as_deref()).map(|(_, t)| t)?;
+                let tensor = feeds
+                    .iter()
+                    .find(|(n, _)| Some(n.as_str()) == input.name.as_deref())
+                    .map(|(_, t)| t)?;
                 input.r#type = Some(type_to_proto(&Type::tensor(tensor.dtype, &tensor.dims)));
             }
             graph.value_info.clear();
@@ -153,7 +166,10 @@ fn rebuilt(sample: &Sample, step: Step) -> Option<Sample> {
     // A symbol that is gone cannot be asked for.
     let inputs = model[model.root()].inputs().to_vec();
     let has = |symbol: &str| {
-        inputs.iter().filter_map(|&v| model[v].shape()).any(|s| s.0.iter().any(|d| d.to_string() == symbol))
+        inputs
+            .iter()
+            .filter_map(|&v| model[v].shape())
+            .any(|s| s.0.iter().any(|d| d.to_string() == symbol))
     };
     dims.retain(|(symbol, _)| has(symbol));
     check(&model).is_empty().then_some(Sample { model, feeds, dims })
@@ -175,10 +191,15 @@ fn take_node(graph: &mut GraphProto, output: &str) -> Option<Vec<String>> {
     if let Some(at) = graph.node.iter().position(|n| makes(&n.output)) {
         return Some(graph.node.remove(at).output.into_iter().filter(|o| !o.is_empty()).collect());
     }
-    let bodies = graph.node.iter_mut().flat_map(|n| &mut n.attribute).filter_map(|a| a.g.as_deref_mut());
+    let bodies =
+        graph.node.iter_mut().flat_map(|n| &mut n.attribute).filter_map(|a| a.g.as_deref_mut());
     bodies.into_iter().find_map(|body| {
         // An output of a body is made in it.
-        if body.output.iter().any(|o| o.name.as_deref() == Some(output)) { None } else { take_node(body, output) }
+        if body.output.iter().any(|o| o.name.as_deref() == Some(output)) {
+            None
+        } else {
+            take_node(body, output)
+        }
     })
 }
 
@@ -186,9 +207,16 @@ fn take_node(graph: &mut GraphProto, output: &str) -> Option<Vec<String>> {
 fn rename(graph: &mut GraphProto, old: &str, new: &str) {
     for node in &mut graph.node {
         node.input.iter_mut().filter(|i| *i == old).for_each(|i| new.clone_into(i));
-        node.attribute.iter_mut().filter_map(|a| a.g.as_deref_mut()).for_each(|g| rename(g, old, new));
+        node.attribute
+            .iter_mut()
+            .filter_map(|a| a.g.as_deref_mut())
+            .for_each(|g| rename(g, old, new));
     }
-    graph.output.iter_mut().filter(|o| o.name.as_deref() == Some(old)).for_each(|o| o.name = Some(new.into()));
+    graph
+        .output
+        .iter_mut()
+        .filter(|o| o.name.as_deref() == Some(old))
+        .for_each(|o| o.name = Some(new.into()));
 }
 
 fn drop_unread(proto: &mut ModelProto) {

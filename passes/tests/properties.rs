@@ -42,7 +42,9 @@ fn every_pass_keeps_its_promises() {
     for seed in first..first + cases {
         let (sample, _) = sample(&mut Choices::from_seed(seed), &Recipe::default());
         if let Err(failure) = holds(&sample, &mut tally) {
-            if seen.iter().any(|(of, kind)| *of == failure.of && *kind == failure.kind) { continue; }
+            if seen.iter().any(|(of, kind)| *of == failure.of && *kind == failure.kind) {
+                continue;
+            }
             seen.push((failure.of.clone(), failure.kind));
             failures += &told(seed, sample, &failure);
         }

@@ -232,8 +232,9 @@ fn value_info_may_name_what_nothing_defines() {
 
 #[test]
 fn value_info_may_list_what_was_removed() {
-    let mut model = parse("g (float[2] x) => (float[2] y) <float[2] t> { t = Neg (x)  y = Relu (x) }")
-        .expect("a graph");
+    let mut model =
+        parse("g (float[2] x) => (float[2] y) <float[2] t> { t = Neg (x)  y = Relu (x) }")
+            .expect("a graph");
     let dead = model.nodes(model.root()).next().expect("a node");
     model.remove_node(dead);
     let text = print(&model, FULL).expect("a model");

@@ -62,7 +62,13 @@ pub(crate) fn holds(sample: &Sample, tally: &mut Tally) -> Result<(), Failure> {
 }
 
 /// One pass or pipeline; a panic is a failure like any other.
-fn one(name: &str, pipeline: &Pipeline, static_shapes: bool, sample: &Sample, tally: &mut Tally) -> Result<(), Failure> {
+fn one(
+    name: &str,
+    pipeline: &Pipeline,
+    static_shapes: bool,
+    sample: &Sample,
+    tally: &mut Tally,
+) -> Result<(), Failure> {
     let asked = AssertUnwindSafe(|| asked(name, pipeline, static_shapes, sample, tally));
     catch_unwind(asked).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
@@ -79,7 +85,8 @@ fn asked(
     tally: &mut Tally,
 ) -> Result<(), Failure> {
     let failure = |kind, what: String| Failure { of: name.to_owned(), kind, what };
-    let dims = sample.dims.iter().map(|(symbol, n)| DimBinding { symbol: symbol.clone(), value: *n });
+    let dims =
+        sample.dims.iter().map(|(symbol, n)| DimBinding { symbol: symbol.clone(), value: *n });
     let options = Options {
         dims: if static_shapes { dims.collect() } else { Vec::new() },
         static_shapes,
@@ -102,11 +109,16 @@ fn asked(
     }
     let once = text(&model);
     let options = Options { dims: Vec::new(), ..options };
-    run(&mut model, pipeline, &options, &mut |_, _| {}).map_err(|e| failure("stops the second time", chain(&e)))?;
+    run(&mut model, pipeline, &options, &mut |_, _| {})
+        .map_err(|e| failure("stops the second time", chain(&e)))?;
     if text(&model) != once {
-        return Err(failure("changes the model the second time", format!("\n{once}\n{}", text(&model))));
+        return Err(failure(
+            "changes the model the second time",
+            format!("\n{once}\n{}", text(&model)),
+        ));
     }
-    same_outputs(&sample.model, &model, sample).map_err(|(kind, what)| failure(kind, format!("{what}\n{once}")))?;
+    same_outputs(&sample.model, &model, sample)
+        .map_err(|(kind, what)| failure(kind, format!("{what}\n{once}")))?;
     if let Err(e) = infer::infer(&mut model.clone()) {
         return Err(failure("leaves a contradiction", format!("{e}\n{once}")));
     }
@@ -124,12 +136,22 @@ fn text(model: &Model) -> String {
 }
 
 /// Both models give equal outputs, and the types in the second one are those of its values.
-fn same_outputs(before: &Model, after: &Model, sample: &Sample) -> Result<(), (&'static str, String)> {
+fn same_outputs(
+    before: &Model,
+    after: &Model,
+    sample: &Sample,
+) -> Result<(), (&'static str, String)> {
     // Exact passes do not keep the sign of a zero, which a division makes an infinity of: then zeros have none.
-    compare(before, after, sample, false).or_else(|first| compare(before, after, sample, true).map_err(|_| first))
+    compare(before, after, sample, false)
+        .or_else(|first| compare(before, after, sample, true).map_err(|_| first))
 }
 
-fn compare(before: &Model, after: &Model, sample: &Sample, plain_zeros: bool) -> Result<(), (&'static str, String)> {
+fn compare(
+    before: &Model,
+    after: &Model,
+    sample: &Sample,
+    plain_zeros: bool,
+) -> Result<(), (&'static str, String)> {
     let run = |model| Machine::new(model).with_plain_zeros(plain_zeros).run(&sample.feeds);
     let stuck = |e| match e {
         Stuck::Refused(what) => ("gives a model that refuses its inputs", what),
@@ -138,7 +160,10 @@ fn compare(before: &Model, after: &Model, sample: &Sample, plain_zeros: bool) ->
     let want = run(before).map_err(stuck)?;
     let have = run(after).map_err(stuck)?;
     if want.len() != have.len() {
-        return Err(("changes the number of outputs", format!("{} and {}", want.len(), have.len())));
+        return Err((
+            "changes the number of outputs",
+            format!("{} and {}", want.len(), have.len()),
+        ));
     }
     let names = before[before.root()].outputs().iter().zip(after[after.root()].outputs());
     for ((want, have), (&a, &b)) in want.iter().zip(&have).zip(names) {
@@ -146,7 +171,10 @@ fn compare(before: &Model, after: &Model, sample: &Sample, plain_zeros: bool) ->
             return Err(("changes the name of an output", before[a].name().to_string()));
         }
         if !is_equal(want, have) {
-            return Err(("changes the numbers", format!("{} was {} and is {}", before[a].name(), show(want), show(have))));
+            return Err((
+                "changes the numbers",
+                format!("{} was {} and is {}", before[a].name(), show(want), show(have)),
+            ));
         }
     }
     Ok(())
