@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use onnxfix_ir::infer::evaluate;
 use onnxfix_ir::{DataType, Dim, Model, NodeId, Shape, Tensor, ValueId};
 use smallvec::SmallVec;
 
@@ -36,6 +37,48 @@ pub(crate) fn is_reshape(m: &Model, node: NodeId) -> bool {
 /// The elements of a constant.
 pub(crate) fn constant(m: &Model, value: ValueId) -> Result<&Arc<Tensor>, Miss> {
     match m.constant(value) {
+        Some(tensor) => Ok(tensor),
+        None => unmet(format!("{:?} is not constant", m[value].name())),
+    }
+}
+
+/// The most bytes that a match computes to look at them.
+const LOOK_LIMIT: u64 = 512 << 20;
+/// The most nodes that a match looks through for constants.
+const LOOK_DEPTH: usize = 8;
+
+/// Whether a value is constant, or computed from constants by a few nodes.
+pub(crate) fn is_computed(m: &Model, value: ValueId) -> bool {
+    fn reaches(m: &Model, value: ValueId, depth: usize) -> bool {
+        if m.constant(value).is_some() {
+            return true;
+        }
+        let Some(node) = m.producer(value).filter(|_| depth > 0) else { return false };
+        let n = &m[node];
+        n.op().def.is_some_and(|d| d.eval.is_some())
+            && n.inputs().iter().flatten().all(|&v| reaches(m, v, depth - 1))
+    }
+    reaches(m, value, LOOK_DEPTH)
+}
+
+/// The elements of a constant, or of what a few nodes compute from constants: such nodes stay in the graph where their
+/// results are larger than what folding may add.
+pub(crate) fn computed(m: &Model, value: ValueId) -> Result<Arc<Tensor>, Miss> {
+    fn look(m: &Model, value: ValueId) -> Option<Arc<Tensor>> {
+        if let Some(tensor) = m.constant(value) {
+            return Some(tensor.clone());
+        }
+        let node = m.producer(value)?;
+        let slots = m[node].inputs().iter();
+        let inputs: SmallVec<[Option<Arc<Tensor>>; 4]> = slots
+            .map(|slot| slot.map_or(Some(None), |v| look(m, v).map(Some)))
+            .collect::<Option<_>>()?;
+        let inputs: SmallVec<[Option<&Tensor>; 4]> = inputs.iter().map(Option::as_deref).collect();
+        let results = evaluate(m, node, &inputs, LOOK_LIMIT).ok()??;
+        let at = m[node].outputs().iter().position(|v| *v == Some(value))?;
+        results.into_iter().nth(at).map(Arc::new)
+    }
+    match is_computed(m, value).then(|| look(m, value)).flatten() {
         Some(tensor) => Ok(tensor),
         None => unmet(format!("{:?} is not constant", m[value].name())),
     }

@@ -167,6 +167,11 @@ impl PassCx<'_> {
         }
     }
 
+    /// Takes back what a pass said in earlier sweeps; it says it again where it still holds.
+    pub fn retract(&mut self, pass: &'static str) {
+        self.notes.retain(|note| note.pass != pass);
+    }
+
     /// Warns the user of something.
     pub fn warn(&mut self, pass: &'static str, text: impl Into<String>) {
         let note = Note { pass, text: text.into(), warning: true };

@@ -6,15 +6,15 @@ use onnxfix_ir::{GraphId, Model};
 use serde::Serialize;
 
 use crate::passes::{
-    cast_inputs_to_int32, decompose_unfold, eliminate_broadcast_expand,
+    cast_inputs_to_int32, decompose_gather_elements, decompose_unfold, eliminate_broadcast_expand,
     eliminate_common_subexpressions, eliminate_dead_nodes, eliminate_dropout,
     eliminate_duplicate_initializers, eliminate_identity, eliminate_nop_arithmetic,
     eliminate_nop_cast, eliminate_nop_concat, eliminate_nop_expand, eliminate_nop_gather,
     eliminate_nop_pad, eliminate_nop_reshape, eliminate_nop_slice, eliminate_nop_split,
-    eliminate_nop_transpose, eliminate_unit_axes, eliminate_unit_transpose,
-    eliminate_unused_opsets, fix_input_shapes, fold_constants, fold_reshape_shape, infer_shapes,
-    inline_constant_if, inline_functions, merge_casts, merge_reshapes, merge_transposes,
-    merge_transposes_across_reshape, sink_widening_casts,
+    eliminate_nop_transpose, eliminate_repeated_weights, eliminate_unit_axes,
+    eliminate_unit_transpose, eliminate_unused_opsets, fix_input_shapes, fold_constants,
+    fold_reshape_shape, infer_shapes, inline_constant_if, inline_functions, merge_casts,
+    merge_reshapes, merge_transposes, merge_transposes_across_reshape, sink_widening_casts,
 };
 use crate::{Changed, DimBinding, InputShape, MissAt, Note, Pass, PassCx, PassError};
 
@@ -48,6 +48,8 @@ pub static PASSES: &[&dyn Pass] = &[
     &merge_transposes_across_reshape::MergeTransposesAcrossReshape,
     &eliminate_unit_axes::EliminateUnitAxes,
     &decompose_unfold::DecomposeUnfold,
+    &decompose_gather_elements::DecomposeGatherElements,
+    &eliminate_repeated_weights::EliminateRepeatedWeights,
     &eliminate_common_subexpressions::EliminateCommonSubexpressions,
     &eliminate_duplicate_initializers::EliminateDuplicateInitializers,
     &eliminate_dead_nodes::EliminateDeadNodes,

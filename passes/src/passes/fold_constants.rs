@@ -55,6 +55,7 @@ const EVAL_LIMIT: u64 = 512 << 20;
 
 impl Pass for FoldConstants {
     fn run(&self, model: &mut Model, cx: &mut PassCx<'_>) -> Result<Changed, PassError> {
+        cx.retract(self.info().name);
         let mut sweep = Sweep::new(model);
         sweep.run(cx);
         let folded = sweep.folded_nodes();

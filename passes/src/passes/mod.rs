@@ -1,6 +1,7 @@
 //! One pass per file, in the order of the table.
 
 pub(crate) mod cast_inputs_to_int32;
+pub(crate) mod decompose_gather_elements;
 pub(crate) mod decompose_unfold;
 pub(crate) mod eliminate_broadcast_expand;
 pub(crate) mod eliminate_common_subexpressions;
@@ -18,6 +19,7 @@ pub(crate) mod eliminate_nop_reshape;
 pub(crate) mod eliminate_nop_slice;
 pub(crate) mod eliminate_nop_split;
 pub(crate) mod eliminate_nop_transpose;
+pub(crate) mod eliminate_repeated_weights;
 pub(crate) mod eliminate_unit_axes;
 pub(crate) mod eliminate_unit_transpose;
 pub(crate) mod eliminate_unused_opsets;

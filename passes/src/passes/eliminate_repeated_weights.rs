@@ -1,0 +1,164 @@
+//! eliminate-repeated-weights
+
+use onnxfix_ir::{Model, NodeId, Tensor, ValueId};
+
+use crate::matching::{Dims, computed, dims, input, is_computed, output};
+use crate::{Miss, Patch, Rewrite, declare_pass, unmet};
+
+declare_pass! {
+    /// Stores the matrices of a batched `MatMul` once, where the constant repeats them for every sample.
+    ///
+    /// ## Why ATC needs it
+    /// Exporters merge batch and heads into one axis and repeat DeBERTa's position tables along it. As weights they would
+    /// take the batch times their size in the model, on the device and on the way to the cube unit. With heads on an
+    /// axis of their own, a MatMul broadcasts them.
+    ///
+    /// ## Before
+    /// ```onnx
+    /// g (float[4,3,2] q) => (float[4,3,1] y) <float[4,2,1] w = {1, 2, 3, 4, 1, 2, 3, 4}> { y = MatMul (q, w) }
+    /// ```
+    /// ## After
+    /// ```onnx
+    /// g (float[4,3,2] q) => (float[4,3,1] y) <float[4,2,1] w = {1, 2, 3, 4, 1, 2, 3, 4}, int64[4] y_const = {2, 2, 3, 2}, int64[1] y_const_1 = {0}, int64[1] y_const_2 = {2}, int64[3] y_const_3 = {4, 3, 1}> {
+    ///    y_Reshape = Reshape (q, y_const)
+    ///    y_Slice = Slice (w, y_const_1, y_const_2, y_const_1)
+    ///    y_MatMul = MatMul (y_Reshape, y_Slice)
+    ///    y = Reshape (y_MatMul, y_const_3)
+    /// }
+    /// ```
+    ///
+    /// ## Applies when
+    /// - One operand has rank 3 and is constant, or a few nodes compute it from constants, and its matrices repeat after the first few, which are at least two.
+    /// - The other operand has rank 3 and as many matrices; its shape is static.
+    ///
+    /// ## Numerics
+    /// Exact: the same products.
+    pub EliminateRepeatedWeights = "eliminate-repeated-weights", Eliminate, Exact
+}
+
+impl Rewrite for EliminateRepeatedWeights {
+    fn roots(&self) -> &'static [&'static str] {
+        &["MatMul"]
+    }
+
+    fn try_rewrite(&self, m: &Model, root: NodeId) -> Result<Patch, Miss> {
+        let operands = [input(m, root, 0)?, input(m, root, 1)?];
+        let y = output(m, root)?;
+        let of_three_axes = |v: ValueId| m[v].shape().is_some_and(|s| s.rank() == 3);
+        let found = operands.iter().position(|&v| of_three_axes(v) && is_computed(m, v));
+        let weights = found.ok_or(Miss::NoMatch)?;
+        let (w, x) = (operands[weights], operands[1 - weights]);
+        let (of_w, of_x, of_y) = (dims(m, w)?, dims(m, x)?, dims(m, y)?);
+        let ([all, ..], [samples, rows, columns]) = (&of_w[..], &of_x[..]) else {
+            return Err(Miss::NoMatch);
+        };
+        if of_w.len() != 3 || all != samples || *all < 2 {
+            return Err(Miss::NoMatch);
+        }
+        let tensor = computed(m, w)?;
+        let period = period(&tensor, *all)?;
+        let mut patch = Patch::new(m, root);
+        let view: Dims = [all / period, period, *rows, *columns].into_iter().collect();
+        let view = patch.reshape(x.into(), &view);
+        // A constant is cut by folding, which knows whether anything else reads it; what is computed is not stored first.
+        let once = if m.constant(w).is_some() {
+            patch.slice(w.into(), 0, 0, period)
+        } else {
+            patch.constant(first(&tensor, period)?)
+        };
+        let product = if weights == 1 { [view, once] } else { [once, view] };
+        let product = patch.node("MatMul", &product);
+        let product = patch.reshape(product, &of_y);
+        patch.replace(y, product);
+        Ok(patch)
+    }
+}
+
+/// The first matrices.
+fn first(w: &Tensor, count: i64) -> Result<Tensor, Miss> {
+    let dims: Vec<i64> = [count].iter().chain(&w.dims[1..]).copied().collect();
+    let bytes = w.to_bytes().map_err(|_| Miss::NoMatch)?;
+    let all = usize::try_from(w.dims[0]).map_err(|_| Miss::NoMatch)?;
+    let len = bytes.len() / all * usize::try_from(count).map_err(|_| Miss::NoMatch)?;
+    // A copy, since a view would keep all of them in memory.
+    Tensor::from_raw(w.dtype, &dims, bytes[..len].to_vec().into()).map_err(|_| Miss::NoMatch)
+}
+
+/// After how many matrices the rest is the same again.
+fn period(w: &Tensor, all: i64) -> Result<i64, Miss> {
+    let Ok(bytes) = w.raw() else { return Err(Miss::NoMatch) };
+    let count = usize::try_from(all).map_err(|_| Miss::NoMatch)?;
+    let matrix = bytes.len() / count;
+    if matrix == 0 {
+        return Err(Miss::NoMatch);
+    }
+    let repeats = |n: usize| bytes[n * matrix..] == bytes[..bytes.len() - n * matrix];
+    match (1..count).filter(|n| count % n == 0).find(|&n| repeats(n)) {
+        Some(n) => i64::try_from(n).map_err(|_| Miss::NoMatch),
+        None => unmet(format!("the {all} matrices do not repeat")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use insta::assert_snapshot;
+
+    use super::EliminateRepeatedWeights;
+    use crate::testing::{check_skip, rewritten, untouched};
+
+    #[test]
+    fn a_table_on_the_left_is_stored_once_too() {
+        assert_snapshot!(rewritten(&EliminateRepeatedWeights, "
+g (float[2,2,3] k) => (float[2,1,3] y) <float[2,1,2] w = {1, 2, 1, 2}> { y = MatMul (w, k) }"), @r"
+        g (float[2,2,3] k) => (float[2,1,3] y) <
+           float[2,1,2] w = {1, 2, 1, 2},
+           int64[4] y_const = {2, 1, 2, 3},
+           int64[1] y_const_1 = {0},
+           int64[1] y_const_2 = {1},
+           int64[3] y_const_3 = {2, 1, 3}
+        > {
+           y_Reshape = Reshape (k, y_const)
+           y_Slice = Slice (w, y_const_1, y_const_2, y_const_1)
+           y_MatMul = MatMul (y_Slice, y_Reshape)
+           y = Reshape (y_MatMul, y_const_3)
+        }
+        ");
+    }
+
+    #[test]
+    fn repeating_may_be_left_to_the_graph() {
+        assert_snapshot!(rewritten(&EliminateRepeatedWeights, "
+g (float[4,3,2] q) => (float[4,3,1] y) <float[2,1,2] w = {1, 2, 3, 4}, int64[3] often = {2, 1, 1}> {
+   all = Tile (w, often)  turned = Transpose <perm: ints = [0, 2, 1]> (all)  y = MatMul (q, turned)
+}"), @r"
+        g (float[4,3,2] q) => (float[4,3,1] y) <
+           float[2,1,2] w = {1, 2, 3, 4},
+           int64[3] often = {2, 1, 1},
+           int64[4] y_const = {2, 2, 3, 2},
+           float[2,2,1] y_const_1 = {1, 2, 3, 4},
+           int64[3] y_const_2 = {4, 3, 1}
+        > {
+           y_Reshape = Reshape (q, y_const)
+           y_MatMul = MatMul (y_Reshape, y_const_1)
+           y = Reshape (y_MatMul, y_const_2)
+        }
+        ");
+    }
+
+    #[test]
+    fn different_matrices_stay() {
+        check_skip(
+            &EliminateRepeatedWeights,
+            "g (float[2,3,1] q) => (float[2,3,1] y) <float[2,1,1] w = {1, 2}> { y = MatMul (q, w) }",
+            "the 2 matrices do not repeat",
+        );
+    }
+
+    #[test]
+    fn weights_that_broadcast_already_stay() {
+        untouched(
+            &EliminateRepeatedWeights,
+            "g (float[2,3,1] q) => (float[2,3,1] y) <float[1,1] w = {1}> { y = MatMul (q, w) }",
+        );
+    }
+}
