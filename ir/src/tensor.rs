@@ -310,7 +310,7 @@ impl Tensor {
                     let need = n.div_ceil(8 / bits);
                     length(v.len() as u64, need)
                 }
-                8 | 16 => scaled(v.len(), 1),
+                6 | 8 | 16 => scaled(v.len(), 1),
                 32 if dtype == DataType::Int32 => scaled(v.len(), 1),
                 _ => wrong_field(),
             },
@@ -363,6 +363,7 @@ impl Tensor {
                 Cow::Owned(v.iter().flat_map(|&n| n.to_le_bytes().into_iter().take(4)).collect())
             }
             TensorData::Uint64(v) => Cow::Borrowed(bytemuck::cast_slice(v)),
+            TensorData::Int32(v) if self.dtype.bits() == 6 => Cow::Owned(pack_sixes(v)),
             TensorData::Int32(v) => {
                 let width = usize::try_from(self.dtype.bits().div_ceil(8)).unwrap_or(4);
                 Cow::Owned(
@@ -468,5 +469,35 @@ impl Tensor {
     /// The fields beside the elements, made when there are none.
     pub fn extra_mut(&mut self) -> &mut TensorExtra {
         self.extra.get_or_insert_default()
+    }
+}
+
+/// Elements of 6 bits, one in each entry, behind each other without a gap: the lowest bits of the first byte come first.
+fn pack_sixes(entries: &[i32]) -> Vec<u8> {
+    let mut bytes = vec![0; (entries.len() * 6).div_ceil(8)];
+    for (i, entry) in entries.iter().enumerate() {
+        let (byte, shift) = (i * 6 / 8, i * 6 % 8);
+        let element = u16::from(entry.to_le_bytes()[0] & 0x3f) << shift;
+        // Where an element ends in its own byte, the next one may not be there.
+        for (packed, part) in bytes[byte..].iter_mut().zip(element.to_le_bytes()) {
+            *packed |= part;
+        }
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{Tensor, TensorData};
+    use crate::DataType;
+
+    #[test]
+    fn elements_of_six_bits_are_packed() {
+        let data = TensorData::Int32(Arc::new([0, 8, 8, 0, 16]));
+        let tensor = Tensor { dtype: DataType::Float6E2m3, dims: vec![5], data, extra: None };
+        tensor.check().expect("one entry for each element");
+        assert_eq!(&*tensor.raw().expect("bytes"), [0, 130, 0, 16]);
     }
 }

@@ -113,3 +113,10 @@ fn an_old_dropout_has_a_mask_of_the_type_of_its_data() {
 g (float[2] x) => (float[2] y) <float[2] mask> { y, mask = Dropout (x) }";
     assert_eq!(broken(&onnxfix_ir::text::parse(text).expect("a model")), "");
 }
+
+#[test]
+fn a_fused_layer_normalization_may_be_older_than_its_operator_set() {
+    let text = "<ir_version: 7, opset_import: [\"\" : 13]>
+g (float[2] x, float[2] w) => (float[2] y) { y = LayerNormalization (x, w) }";
+    assert_eq!(broken(&onnxfix_ir::text::parse(text).expect("a model")), "");
+}

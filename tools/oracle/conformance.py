@@ -43,6 +43,12 @@ RTOL = {"float64": 2.0**-44, "complex128": 2.0**-44, "float32": 2.0**-18, "compl
 # Their inputs an NPU target makes int32.
 NARROWED = {onnx.TensorProto.INT64, onnx.TensorProto.UINT64}
 
+# Values decide what shape comes out of them, so that no inference from types can know it.
+SHAPED_BY_VALUES = {
+    "BlackmanWindow", "Compress", "ConstantOfShape", "HammingWindow", "HannWindow", "ImageDecoder", "NonMaxSuppression",
+    "NonZero", "Range", "StringNormalizer", "StringSplit", "Unique",
+}
+
 # More values than this are not shown one by one.
 MOST_INNER_VALUES = 200
 
@@ -83,6 +89,8 @@ class Shapes:
     outputs: int = 0
     inferred: int = 0
     by_onnx: int = 0
+    # Inferred by neither, in a model with an operator whose output's shape is in the values of its inputs.
+    by_values: int = 0
     open: list[str] = field(default_factory=list)
 
 
@@ -248,20 +256,23 @@ class Trial:
 def _count_shapes(after: onnx.ModelProto, bare: onnx.ModelProto, real: dict) -> tuple[Shapes, str | None]:
     counted = Shapes("")
     by_onnx = _inferred_by_onnx(bare)
+    has_values_for_shapes = any(node.op_type in SHAPED_BY_VALUES for node in graphs.all_nodes(bare.graph))
     for value in after.graph.output:
         if not value.type.HasField("tensor_type") or not isinstance(real.get(value.name), numpy.ndarray):
             continue
         shape = graphs.dims(value)
         counted.outputs += 1
-        counted.inferred += graphs.is_static(shape)
-        counted.by_onnx += graphs.is_static(by_onnx.get(value.name))
+        ours, theirs = graphs.is_static(shape), graphs.is_static(by_onnx.get(value.name))
+        counted.inferred += ours
+        counted.by_onnx += theirs
+        counted.by_values += has_values_for_shapes and not ours and not theirs
         if not graphs.is_static(shape):
             counted.open.append(f"{value.name}{shape if shape is not None else ''}")
     return counted, false_shapes(after.graph.output, real)
 
 
 def _wrong_refusal(verdict: Verdict, model: onnx.ModelProto, target: str, judge: Judge) -> str | None:
-    """Under `portable` nothing that runs may be refused; elsewhere a refusal has to say what of the model is in the way."""
+    """Under `portable` nothing that runs may be refused; elsewhere a refusal has to name what is in the way."""
     says = verdict.refused or ""
     if "internal error" in says:
         return f"refused by an internal error: {says}"
@@ -364,7 +375,7 @@ def _inferred_by_onnx(model: onnx.ModelProto) -> dict:
 
 
 def _open_shapes(case: backend.Case, variant: backend.Variant) -> dict[str, list[int]]:
-    """What `--input-shape` has to say for a target of static shapes: inputs whose declared shape leaves something open."""
+    """What `--input-shape` has to say for a target of static shapes: inputs whose declared shape is open."""
     if not case.samples:
         return {}
     found = {}
@@ -402,8 +413,8 @@ def _nodes(model: onnx.ModelProto) -> list[bytes]:
 
 def table(verdicts: list[Verdict]) -> str:
     """The figures by set and target, as a Markdown table."""
-    head = ("set", "target", "cases", "variants", "changed", "folded", "refused", "not run by ONNX Runtime", "not judged",
-            "failed")
+    figures = ("changed", "folded", "refused", "not run by ONNX Runtime", "not judged", "failed")
+    head = ("set", "target", "cases", "variants", *figures)
     rows = [head, ("---", "---", *("---:" for _ in head[2:]))]
     sets = list(dict.fromkeys(verdict.set for verdict in verdicts))
     for name in [*sets, *(["all"] if len(sets) > 1 else [])]:
@@ -420,13 +431,17 @@ def table(verdicts: list[Verdict]) -> str:
 
 def shape_share(verdicts: list[Verdict]) -> str:
     """How many output shapes inference finds in the cases as they are, their declared shapes removed."""
-    rows = [("constant inputs", "outputs", "inferred by onnxfix", "by ONNX's own inference"), ("---", *["---:"] * 3)]
+    head = ("constant inputs", "outputs", "shaped by values", "inferred, of the rest", "by ONNX's own inference")
+    rows = [head, ("---", *["---:"] * 4)]
     counts = [shapes for verdict in verdicts for shapes in verdict.shapes]
     for constant in dict.fromkeys(shapes.constant for shapes in counts):
         some = [shapes for shapes in counts if shapes.constant == constant]
-        outputs = sum(shapes.outputs for shapes in some)
-        shares = [sum(getattr(shapes, who) for shapes in some) for who in ("inferred", "by_onnx")]
-        rows.append((constant, f"{outputs:,}", *(f"{share:,} ({share / max(outputs, 1):.1%})" for share in shares)))
+        outputs, by_values, ours, theirs = (
+            sum(getattr(shapes, what) for shapes in some) for what in ("outputs", "by_values", "inferred", "by_onnx")
+        )
+        rest = max(outputs - by_values, 1)
+        shares = (f"{count:,} ({count / rest:.1%})" for count in (ours, theirs))
+        rows.append((constant, f"{outputs:,}", str(by_values), *shares))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -437,12 +452,13 @@ def print_report(verdicts: list[Verdict], verbose: bool) -> None:
     print(shape_share(verdicts))
     failures = [verdict for verdict in verdicts if verdict.failure]
     for verdict in failures:
-        print(f"\nFAIL  {verdict.case} ({verdict.variant}, {verdict.target}): {verdict.failure}\n      {verdict.reproduce}")
+        print(f"\nFAIL  {verdict.case} ({verdict.variant}, {verdict.target}): {verdict.failure}")
+        print(f"      {verdict.reproduce}")
     if verbose:
         lines = Counter()
         for v in verdicts:
             notes = [("refused", v.refused), ("not judged", v.unjudged)]
-            notes += [(f"open shape, {shapes.constant} inputs constant:", ", ".join(shapes.open)) for shapes in v.shapes]
+            notes += [(f"open shape, {some.constant} inputs constant:", ", ".join(some.open)) for some in v.shapes]
             for what, text in notes:
                 if text:
                     lines[f"{what}  {v.case} ({v.target}): {text}"] += 1
@@ -473,12 +489,23 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--target", choices=TARGETS, action="append", help="only this one; repeatable (default: both)")
     parser.add_argument("--case", metavar="NAME", action="append", help="only this one; repeatable")
     parser.add_argument("--sample", type=int, metavar="N", help="only N cases, the same in each run (default: all)")
-    parser.add_argument("--cases", type=Path, metavar="DIR", help="cases from a folder laid out as onnx/backend/test/data "
-                        "(default: those of the installed onnx package)")
-    parser.add_argument("--keep", type=Path, metavar="DIR", default=Path(tempfile.gettempdir()) / "onnxfix-conformance",
-                        help="where models that fail are kept (default: %(default)s)")
+    parser.add_argument(
+        "--cases",
+        type=Path,
+        metavar="DIR",
+        help="cases from a folder laid out as onnx/backend/test/data (default: those of the installed onnx package)",
+    )
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        metavar="DIR",
+        default=Path(tempfile.gettempdir()) / "onnxfix-conformance",
+        help="where models that fail are kept (default: %(default)s)",
+    )
     parser.add_argument("--jobs", type=int, default=2, help="processes (default: %(default)s)")
-    parser.add_argument("-v", "--verbose", action="store_true", help="also list what was refused, not judged or not inferred")
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="also list what was refused, not judged or not inferred"
+    )
     return parser.parse_args()
 
 

@@ -12,8 +12,8 @@ from onnx import helper
 
 import graph as graphs
 
-# The newest opset of `onnx` is still under development for ONNX Runtime, which refuses it otherwise. The variable has to
-# be there before the library is loaded.
+# The newest opset of `onnx` is still under development for ONNX Runtime, which refuses it otherwise. The variable has
+# to be there before the library is loaded.
 os.environ.setdefault("ALLOW_RELEASED_ONNX_OPSET_ONLY", "0")
 
 import onnxruntime  # noqa: E402
@@ -95,8 +95,8 @@ def _hidden_type(value, dtype):
 def difference(actual, expected, rtol, atol: float = 0.0) -> str | None:
     """What is wrong with a value that has to be `expected`, or None. `rtol` gives the tolerance of an element type.
 
-    Floating-point numbers may differ by `atol` plus their type's share of the largest number of the tensor; not-a-number
-    and infinity have to stand at the same places. Everything else is equal or different.
+    Floating-point numbers may differ by `atol` plus their type's share of the largest number of the tensor;
+    not-a-number and infinity have to stand at the same places. Everything else is equal or different.
     """
     if expected is None or actual is None:
         return None if expected is actual else f"is {_kind(actual)} instead of {_kind(expected)}"

@@ -31,7 +31,8 @@ pub(super) static OPS: &[Operator] = &[
         .attrs(&[int("axis")])
         .class(Class::ROWWISE)
         .eval(eval_hardmax),
-    Operator::new("LayerNormalization", &[17], layer_norm)
+    // ONNX Runtime's optimizer writes it into models of older opsets too, where it means the same.
+    Operator::new("LayerNormalization", &[1, 17], layer_norm)
         .params(
             &[one("X", "T", FLOATS), one("Scale", "T", FLOATS), opt("B", "T", FLOATS)],
             &[
@@ -524,6 +525,12 @@ mod tests {
             .typed(DataType::Float, "N,4")
             .typed(DataType::Float, "5");
         assert_eq!(case.infer_err(), "scale or bias [5] does not go with [4] of [N,4]");
+    }
+
+    #[test]
+    fn layers_of_an_old_opset_come_from_a_fusion() {
+        let typed = Case::new("LayerNormalization").opset(13).typed(DataType::Float, "N,4");
+        assert_eq!(typed.typed(DataType::Float, "4").infer(), "float[N,4]");
     }
 
     #[test]
