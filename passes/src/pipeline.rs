@@ -437,6 +437,36 @@ mod tests {
     }
 
     #[test]
+    fn what_is_random_or_unknown_is_neither_folded_nor_merged() {
+        let twice = [
+            "a = RandomUniformLike (w)  b = RandomUniformLike (w)",
+            "a = RandomNormal <shape: ints = [2]> ()  b = RandomNormal <shape: ints = [2]> ()",
+            "a = Bernoulli (w)  b = Bernoulli (w)",
+            "a = Dropout (w, half, on)  b = Dropout (w, half, on)",
+            "a = other.Made (w)  b = other.Made (w)",
+        ];
+        for nodes in twice {
+            let text = format!(
+                "<ir_version: 8, opset_import: [\"\" : 15, \"other\" : 1]>
+g () => (float[2] y) <float[2] w = {{0.5, 0.5}}, float half = {{0.5}}, bool on = {{1}}> {{ {nodes}  y = Sub (a, b) }}"
+            );
+            let mut model = parse(&text).expect("a model");
+            run(&mut model, &Pipeline::all(), &Options::default(), &mut |_, _| {}).expect("a run");
+            assert_eq!(model[model.root()].len(), 3, "{nodes}");
+        }
+    }
+
+    #[test]
+    fn a_clip_that_its_opset_lacks_for_integers_is_folded_away() {
+        let text = "<ir_version: 7, opset_import: [\"\" : 11]>
+g (float[2,3] x) => (float[3,2] y) <int64 low = {0}, int64 high = {9}, int64[2] swapped = {1, 0}> {
+   s = Shape (x)  c = Clip (s, low, high)  t = Gather (c, swapped)  y = Reshape (x, t) }";
+        let mut model = parse(text).expect("a model");
+        run(&mut model, &Pipeline::all(), &Options::default(), &mut |_, _| {}).expect("a run");
+        assert_eq!(model[model.root()].len(), 1);
+    }
+
+    #[test]
     fn fuel_stops_the_run() {
         let mut model = model(
             "g (float[2] x) => (float[2] y) { a = Identity (x)  b = Identity (a)  y = Relu (b) }",
