@@ -18,6 +18,9 @@ os.environ.setdefault("ALLOW_RELEASED_ONNX_OPSET_ONLY", "0")
 
 import onnxruntime  # noqa: E402
 
+# Kernels warn on a logger that no session's options reach.
+onnxruntime.set_default_logger_severity(4)
+
 # What Python can exchange with ONNX Runtime. Other element types go in as initializers and come out behind a Cast.
 EXCHANGED = graphs.INTEGERS | graphs.FLOATS | {onnx.TensorProto.BOOL, onnx.TensorProto.STRING}
 
