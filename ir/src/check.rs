@@ -18,6 +18,7 @@
 //! - For the domain of each node the model (or the function that the node is in) imports an operator set, and the
 //!   operator is in that set, if the table knows it.
 //! - A node has the inputs, outputs and attributes that its operator needs, and no more inputs and outputs than it has.
+//! - A node has an attribute once, a graph one version of each operator set, and the model one function of each name.
 //! - Element types, as far as they are known, are among those the operator takes, and equal where it asks for that.
 //!
 //! *Constants*
@@ -109,6 +110,27 @@ pub enum Violation {
         /// Its name in the operator's specification.
         param: &'static str,
     },
+    /// Programs differ in which of the values they take.
+    #[error("has attribute {0:?} twice")]
+    AttributeTwice(Name),
+    /// Programs differ in which of the versions they take.
+    #[error("imports versions {first} and {second} of domain {domain:?}")]
+    OpsetTwice {
+        /// The domain.
+        domain: String,
+        /// A version.
+        first: i64,
+        /// Another one.
+        second: i64,
+    },
+    /// Programs differ in which of the functions they call.
+    #[error("has function {name:?} of domain {domain:?} twice")]
+    FunctionTwice {
+        /// Domain.
+        domain: String,
+        /// Name, with the overload where there is one.
+        name: String,
+    },
     /// The operator does not take such elements.
     #[error("{param} of {op} cannot be {have}")]
     ElementType {
@@ -161,6 +183,8 @@ pub fn check(model: &Model) -> Vec<Broken> {
     if checker.found.is_empty() {
         checker.names();
         checker.order();
+        checker.opsets();
+        checker.functions();
         checker.operators();
         checker.initializers();
     }
@@ -426,6 +450,42 @@ impl<'a> Checker<'a> {
         }
     }
 
+    /// One version of each domain.
+    fn opsets(&mut self) {
+        let model = self.model;
+        let functions = model.functions.iter().map(|f| (f.body, &f.opsets));
+        for (graph, opsets) in
+            model.root.map(|root| (root, &model.opsets)).into_iter().chain(functions)
+        {
+            let mut versions: HashMap<&str, i64> = HashMap::new();
+            for opset in opsets {
+                let domain = normal_domain(opset.domain.as_deref().unwrap_or(""));
+                let second = opset.version.unwrap_or(0);
+                let first = *versions.entry(domain).or_insert(second);
+                if first != second {
+                    let domain = domain.to_owned();
+                    let what = Violation::OpsetTwice { domain, first, second };
+                    self.report(Place::graph(model, graph), what);
+                }
+            }
+        }
+    }
+
+    /// One function of each name.
+    fn functions(&mut self) {
+        let mut seen = HashSet::new();
+        for f in &self.model.functions {
+            let overload = f.overload.as_deref().unwrap_or("");
+            let domain = normal_domain(f.domain.as_deref().unwrap_or(""));
+            if !seen.insert((domain, f.name.as_str(), overload)) {
+                let colon = if overload.is_empty() { "" } else { ":" };
+                let name = format!("{}{colon}{overload}", f.name);
+                let what = Violation::FunctionTwice { domain: domain.to_owned(), name };
+                self.report(Place::default().then("model"), what);
+            }
+        }
+    }
+
     fn operators(&mut self) {
         let model = self.model;
         let functions: HashSet<(&str, &str)> = model
@@ -435,6 +495,10 @@ impl<'a> Checker<'a> {
             .collect();
         let mut versions: HashMap<(GraphId, &str), Option<i64>> = HashMap::new();
         for (id, node) in model.nodes.iter() {
+            let mut attributes = HashSet::new();
+            for attr in node.attrs.0.iter().filter(|attr| !attributes.insert(&attr.name)) {
+                self.report(Place::node(model, id), Violation::AttributeTwice(attr.name.clone()));
+            }
             let domain = node.op.domain();
             let version = *versions
                 .entry((node.graph, domain))
@@ -514,6 +578,15 @@ fn signature(node: &Node, def: &Operator, version: i64, wrong: &mut Vec<Violatio
             wrong.push(Violation::Lacks { op: op(), side: "attribute", param: attr.name });
         }
     }
+}
+
+/// The first thing that is wrong with the element types of a node's inputs and outputs, as far as they are known.
+pub(crate) fn element_type_violation(model: &Model, node: NodeId) -> Option<Violation> {
+    let n = &model[node];
+    let def = n.op.def?;
+    let mut wrong = Vec::new();
+    element_types(model, n, def, model.opset(n.graph, def.domain)?, &mut wrong);
+    wrong.into_iter().next()
 }
 
 /// Element types of inputs and outputs, as far as they are known.

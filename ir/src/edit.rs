@@ -12,6 +12,9 @@ use smallvec::SmallVec;
 use crate::model::{Def, Graph, GraphId, Model, Node, NodeId, Op, Use, Value, ValueId};
 use crate::{Attrs, Name, Shape, Tensor, TensorType, Type};
 
+/// Uses of one value from which on their positions are kept.
+const MANY_USES: usize = 1 << 12;
+
 /// A node to be made: what [`Model::add_node`] needs to know.
 #[derive(Debug, Clone)]
 pub struct NewNode {
@@ -162,7 +165,7 @@ impl Model {
     pub fn add_output(&mut self, graph: GraphId, value: ValueId) {
         let slot = self.graphs[graph].outputs.len() as u32;
         self.graphs[graph].outputs.push(value);
-        self.values[value].uses.push(Use::Output { graph, slot });
+        self.add_use(value, Use::Output { graph, slot });
     }
 
     /// A node of `graph` before `before`, or at the end. Its outputs are new values of unknown type.
@@ -185,7 +188,7 @@ impl Model {
         self.link(graph, before, node);
         for slot in 0..self.nodes[node].inputs.len() {
             if let Some(value) = self.nodes[node].inputs[slot] {
-                self.values[value].uses.push(Use::Input { node, slot: slot as u32 });
+                self.add_use(value, Use::Input { node, slot: slot as u32 });
             }
         }
         for (slot, name) in outputs.into_iter().enumerate() {
@@ -206,7 +209,7 @@ impl Model {
         let slot = self.nodes[node].inputs.len() as u32;
         self.nodes[node].inputs.push(value);
         if let Some(value) = value {
-            self.values[value].uses.push(Use::Input { node, slot });
+            self.add_use(value, Use::Input { node, slot });
         }
     }
 
@@ -274,7 +277,7 @@ impl Model {
         }
         self.nodes[node].inputs[slot] = value;
         if let Some(new) = value {
-            self.values[new].uses.push(use_);
+            self.add_use(new, use_);
         }
     }
 
@@ -282,7 +285,7 @@ impl Model {
     pub fn push_input(&mut self, node: NodeId, value: ValueId) {
         let slot = self.nodes[node].inputs.len() as u32;
         self.nodes[node].inputs.push(Some(value));
-        self.values[value].uses.push(Use::Input { node, slot });
+        self.add_use(value, Use::Input { node, slot });
     }
 
     /// Drops the inputs of a node from `len` on.
@@ -293,20 +296,44 @@ impl Model {
         self.nodes[node].inputs.truncate(len);
     }
 
+    fn add_use(&mut self, value: ValueId, use_: Use) {
+        let uses = &mut self.values[value].uses;
+        if let Some(positions) = self.positions.get_mut(&value) {
+            positions.insert(use_, uses.len());
+        }
+        uses.push(use_);
+    }
+
+    /// The uses of a value stay in order, unless they are very many: then looking for one and closing the gap would take
+    /// a time that is quadratic in them.
     fn remove_use(&mut self, value: ValueId, use_: Use) {
         let uses = &mut self.values[value].uses;
-        let at = uses.iter().position(|&u| u == use_).expect("edges are reciprocal");
-        uses.remove(at);
+        if uses.len() < MANY_USES && !self.positions.contains_key(&value) {
+            let at = uses.iter().position(|&u| u == use_).expect("edges are reciprocal");
+            uses.remove(at);
+            return;
+        }
+        let index = || uses.iter().enumerate().map(|(at, &use_)| (use_, at)).collect();
+        let positions = self.positions.entry(value).or_insert_with(index);
+        let at = positions.remove(&use_).expect("edges are reciprocal");
+        uses.swap_remove(at);
+        if let Some(&moved) = uses.get(at) {
+            positions.insert(moved, at);
+        }
+        if uses.is_empty() {
+            self.positions.remove(&value);
+        }
     }
 
     /// Makes every use of `old` read `new`. Afterwards `old` is dead.
     pub fn replace_uses(&mut self, old: ValueId, new: ValueId) {
+        self.positions.remove(&old);
         for use_ in std::mem::take(&mut self.values[old].uses) {
             match use_ {
                 Use::Input { node, slot } => self.nodes[node].inputs[slot as usize] = Some(new),
                 Use::Output { graph, slot } => self.graphs[graph].outputs[slot as usize] = new,
             }
-            self.values[new].uses.push(use_);
+            self.add_use(new, use_);
         }
     }
 
@@ -534,12 +561,13 @@ impl Model {
         while let Some(last) = self.graphs[graph].last {
             self.remove_node(last);
         }
-        let rest: Vec<ValueId> =
-            self.values.iter().filter(|(_, v)| v.graph == graph).map(|(id, _)| id).collect();
-        for value in rest {
-            self.drop_value(value);
+        let Some(removed) = self.graphs.remove(graph) else { return };
+        // A value may be in several of these lists, and those of `value_info` may be gone already.
+        for value in [removed.inputs, removed.initializers, removed.value_info].concat() {
+            if self.values.get(value).is_some_and(|v| v.graph == graph) {
+                self.drop_value(value);
+            }
         }
-        self.graphs.remove(graph);
     }
 
     fn remove_value(&mut self, value: ValueId) {
@@ -551,6 +579,7 @@ impl Model {
     fn drop_value(&mut self, value: ValueId) {
         let name = self.values[value].name.clone();
         self.forget_name(&name);
+        self.positions.remove(&value);
         self.values.remove(value);
     }
 
@@ -560,14 +589,20 @@ impl Model {
         if !base.is_empty() && !self.names.contains_key(base) {
             return base.into();
         }
-        let mut n = 1u32;
-        loop {
-            let name = format!("{base}_{n}");
-            if !self.names.contains_key(name.as_str()) {
-                return name.into();
-            }
-            n += 1;
+        let name = |n: u64| format!("{base}_{n}");
+        let is_free = |n: u64| !self.names.contains_key(name(n).as_str());
+        // There may be as many of these names as there are calls of a function, so they are not all tried: the steps
+        // double up to a free one, and halve back to one that a taken one comes before.
+        let mut free = 1;
+        while !is_free(free) {
+            free *= 2;
         }
+        let mut taken = free / 2;
+        while free - taken > 1 {
+            let middle = taken + (free - taken) / 2;
+            if is_free(middle) { free = middle } else { taken = middle }
+        }
+        name(free).into()
     }
 }
 

@@ -43,6 +43,9 @@ pub enum ExternalError {
         /// Why.
         source: io::Error,
     },
+    /// Reading a pipe would wait for somebody who writes, and a device may never end.
+    #[error("{} is not a file", .0.display())]
+    NotAFile(PathBuf),
     /// The file is shorter than the tensor says.
     #[error("{} has {size} bytes, the tensor needs {length} from byte {offset}", .path.display())]
     Range {
@@ -123,6 +126,9 @@ impl DataFiles {
     fn file(&mut self, location: &str) -> Result<&(Bytes, PathBuf), ExternalError> {
         if !self.open.contains_key(location) {
             let path = self.resolve(location)?;
+            if std::fs::metadata(&path).is_ok_and(|m| !m.is_file()) {
+                return Err(ExternalError::NotAFile(path));
+            }
             let (bytes, source) = map::map(&path)
                 .map_err(|source| ExternalError::Io { path: path.clone(), source })?;
             self.sources.push(source);

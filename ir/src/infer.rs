@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use crate::check::element_type_violation;
 use crate::op::{EvalCx, EvalError, InferCx, InferError, Input, NodeCx, Types, shape_range};
 use crate::symbolic;
 use crate::{
@@ -245,6 +246,10 @@ pub fn infer_and_evaluate(
             let merged = merge(model[value].ty.as_ref(), inferred);
             changed |= model.set_type(value, merged);
         }
+    }
+    // Element types that only inference knows may contradict each other where the declared ones did not.
+    if let Some(what) = element_type_violation(model, node) {
+        return Err(contradiction(model, InferError(what.to_string())));
     }
     if !is_small(model, node) {
         return Ok(changed);

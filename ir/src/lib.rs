@@ -40,7 +40,7 @@ pub use external::ExternalError;
 pub use hash::content_hash;
 pub use id::{Arena, Id, SideTable};
 pub use load::{LoadError, LoadOptions, LoadWarning, Loaded, from_bytes, from_proto, load};
-pub use map::Source;
+pub use map::{Source, exit_on_truncation};
 pub use model::{
     Def, Function, Graph, GraphId, Header, Model, Node, NodeId, Op, Opset, Use, Value, ValueExtra,
     ValueId,

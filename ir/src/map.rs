@@ -48,6 +48,8 @@ struct Mapped {
     map: Mmap,
     /// Locked while it is read: it has one position.
     file: Mutex<File>,
+    /// The file as it was when it was mapped.
+    source: Source,
 }
 
 impl Mapped {
@@ -57,6 +59,9 @@ impl Mapped {
         (offset + bytes.len() <= self.map.len()).then_some(offset)
     }
 }
+
+/// The most that is read from what cannot be mapped: the largest message that protobuf libraries read.
+const MAX_STREAM: u64 = (1 << 31) - 1;
 
 /// Lets `Bytes` own a mapping.
 struct Owner(Arc<Mapped>);
@@ -83,10 +88,12 @@ pub(crate) fn map(path: &Path) -> io::Result<(Bytes, Source)> {
     if metadata.is_dir() {
         return Err(io::ErrorKind::IsADirectory.into());
     }
-    // Pipes and devices have no size and cannot be mapped.
+    // Pipes and devices have no size and cannot be mapped, and some never end.
     if !metadata.is_file() {
         let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
+        if (&mut file).take(MAX_STREAM + 1).read_to_end(&mut bytes)? as u64 > MAX_STREAM {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "gives more than 2 GiB"));
+        }
         source.size = bytes.len() as u64;
         return Ok((bytes.into(), source));
     }
@@ -97,9 +104,10 @@ pub(crate) fn map(path: &Path) -> io::Result<(Bytes, Source)> {
     #[expect(unsafe_code, reason = "mapping a file is unsafe, see the comment")]
     // SAFETY: the bytes are only ever read, as plain bytes of any value. Another process that writes into the file
     // changes values we compute with, and one that truncates it makes the system stop us with SIGBUS; neither is
-    // worse than what it could do to a file we read. `Source::is_unchanged` tells about the former.
+    // worse than what it could do to a file we read. `Source::is_unchanged` tells about the former, `exit_on_truncation`
+    // about the latter.
     let map = unsafe { Mmap::map(&file) }?;
-    let mapped = Arc::new(Mapped { map, file: Mutex::new(file) });
+    let mapped = Arc::new(Mapped { map, file: Mutex::new(file), source: source.clone() });
     let mut all = lock(&MAPPED);
     all.retain(|old| old.strong_count() > 0);
     all.push(Arc::downgrade(&mapped));
@@ -123,10 +131,45 @@ impl Origin {
     }
 
     /// Reads from the file what stands `at` bytes behind the origin. Unlike the mapping this keeps no pages in memory,
-    /// and a file that was truncated is an error.
+    /// and a file that was truncated or written to meanwhile is an error.
     pub(crate) fn read_at(&self, at: usize, into: &mut [u8]) -> io::Result<()> {
         let mut file = lock(&self.mapped.file);
         file.seek(SeekFrom::Start((self.offset + at) as u64))?;
-        file.read_exact(into)
+        let read = file.read_exact(into);
+        // Whatever was read so far, it was from the file that the model is made of.
+        if Source::new(&self.mapped.source.path, &file.metadata()?) != self.mapped.source {
+            let path = self.mapped.source.path.display();
+            return Err(io::Error::other(format!("{path} changed while it was being read")));
+        }
+        read
     }
 }
+
+/// From now on the process ends with a message and exit code 2 when it touches a part of a mapped file that is not there
+/// any more, because somebody truncated the file or its disk failed. Otherwise the system ends it without a word.
+///
+/// Files being written keep their temporary names.
+#[cfg(target_os = "linux")]
+pub fn exit_on_truncation() {
+    extern "C" fn say_and_exit(_signal: libc::c_int) {
+        const MESSAGE: &str = "onnxfix: a part of a model file is not there any more: it was truncated while it was \
+                               being read; run again once it is complete\n";
+        #[expect(unsafe_code, reason = "ends the process, see the comment")]
+        // SAFETY: both functions are async-signal-safe, the bytes are static, and nothing runs after `_exit`.
+        unsafe {
+            libc::write(libc::STDERR_FILENO, MESSAGE.as_ptr().cast(), MESSAGE.len());
+            libc::_exit(2);
+        }
+    }
+    let handler: extern "C" fn(libc::c_int) = say_and_exit;
+    #[expect(unsafe_code, reason = "sets a signal handler, see the comment")]
+    // SAFETY: the handler calls async-signal-safe functions only. The one it replaces is Rust's, which tells about
+    // overflows of the stack, and those are another signal here.
+    unsafe {
+        libc::signal(libc::SIGBUS, handler as libc::sighandler_t);
+    }
+}
+
+/// Elsewhere the system's own message has to do.
+#[cfg(not(target_os = "linux"))]
+pub fn exit_on_truncation() {}

@@ -38,6 +38,8 @@ pub struct Model {
     pub(crate) root: Option<GraphId>,
     /// How many values bear each name; fresh names avoid all of them.
     pub(crate) names: HashMap<Name, u32>,
+    /// Where each use stands among the uses of a value that has very many and lost one.
+    pub(crate) positions: HashMap<ValueId, HashMap<Use, usize>>,
 }
 
 /// What a model file says about itself. Absent and empty are kept apart.

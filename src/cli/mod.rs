@@ -67,6 +67,7 @@ pub(crate) enum Verdict {
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    onnxfix_ir::exit_on_truncation();
     init_log(cli.verbose);
     let out = output::Output::new(cli.quiet);
     let verdict = match cli.command {

@@ -11,7 +11,8 @@
 //! - which field of a tensor held its elements, and segments; external data that was loaded is written as its place;
 //! - how an unknown dimension was spelt (-1, an empty name, nothing);
 //! - the bits of a NaN other than its sign;
-//! - names of bodies, and of tensors in attributes, that are no identifiers.
+//! - names of bodies, and of tensors in attributes, that are no identifiers;
+//! - `value_info` without a name.
 //!
 //! Beyond ONNX's syntax, the elements of a float16 or bfloat16 tensor may be written by value when they have a point or
 //! an exponent (integers are bit patterns), those of types of less than 8 bits as one integer each, and the name of a

@@ -1,5 +1,6 @@
 //! Counts what the syntax has no words for.
 
+use crate::proto::{TypeProto, TypeProtoValue as V};
 use crate::{Attrs, GraphId, Model, Tensor, ValueExtra};
 
 #[derive(Default)]
@@ -80,7 +81,7 @@ impl Counts {
 
     fn value(&mut self, extra: &ValueExtra) {
         self.text(extra.doc_string.as_deref(), &extra.metadata);
-        self.denotations += usize::from(extra.type_proto.is_some());
+        self.denotations += usize::from(extra.type_proto.as_ref().is_some_and(is_denoted));
     }
 
     fn tensor(&mut self, tensor: &Tensor) {
@@ -88,4 +89,21 @@ impl Counts {
             self.text(extra.doc_string.as_deref(), &extra.metadata);
         }
     }
+}
+
+/// Whether a type, or a part of it, says what it is meant for.
+fn is_denoted(ty: &TypeProto) -> bool {
+    let inner = |ty: &Option<Box<TypeProto>>| ty.as_deref().is_some_and(is_denoted);
+    let shape = match &ty.value {
+        Some(V::TensorType(t)) => t.shape.as_ref(),
+        Some(V::SparseTensorType(t)) => t.shape.as_ref(),
+        _ => None,
+    };
+    let within = match &ty.value {
+        Some(V::SequenceType(t)) => inner(&t.elem_type),
+        Some(V::OptionalType(t)) => inner(&t.elem_type),
+        Some(V::MapType(t)) => inner(&t.value_type),
+        _ => shape.is_some_and(|shape| shape.dim.iter().any(|dim| dim.denotation.is_some())),
+    };
+    ty.denotation.is_some() || within
 }

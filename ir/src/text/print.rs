@@ -310,11 +310,13 @@ impl<'m> Printer<'m> {
     fn others(&mut self, graph: GraphId) {
         let g = &self.model[graph];
         let infos = if self.style == Style::Brief { &[] } else { g.value_info.as_slice() };
+        // A declaration without a name is of nothing, and a pass may have removed a value that the list still names.
+        let named =
+            |&&value: &&ValueId| self.model.value(value).is_some_and(|v| !v.name().is_empty());
+        let infos = infos.iter().filter(named);
         let initializers = g.initializers().iter().map(|&value| (value, true));
-        // A pass may have removed a value that the list still names.
-        let live = |&&value: &&ValueId| self.model.value(value).is_some();
         let all: Vec<(ValueId, bool)> =
-            initializers.chain(infos.iter().filter(live).map(|&value| (value, false))).collect();
+            initializers.chain(infos.map(|&value| (value, false))).collect();
         if !all.is_empty() {
             self.block(all, |p, (value, is_initializer)| {
                 if is_initializer { p.initializer(value) } else { p.declared(value, true) }

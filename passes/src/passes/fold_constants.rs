@@ -52,6 +52,8 @@ declare_pass! {
 
 /// No intermediate result of folding may take more than this.
 const EVAL_LIMIT: u64 = 512 << 20;
+/// Results that wait for their readers may not take more than this together.
+const EVAL_TOTAL: u64 = 4 << 30;
 
 impl Pass for FoldConstants {
     fn run(&self, model: &mut Model, cx: &mut PassCx<'_>) -> Result<Changed, PassError> {
@@ -142,6 +144,8 @@ struct Sweep<'m> {
     results: HashMap<OpKey, SmallVec<[usize; 1]>>,
     /// Equal small tensors as one.
     interned: HashMap<Vec<u8>, usize>,
+    /// Bytes of the results that are there.
+    live: u64,
 }
 
 /// A node to be evaluated.
@@ -152,10 +156,10 @@ struct Job {
 }
 
 impl Job {
-    fn evaluate(&self, model: &Model) -> Result<Option<Vec<Tensor>>, EvalError> {
+    fn evaluate(&self, model: &Model, limit: u64) -> Result<Option<Vec<Tensor>>, EvalError> {
         let inputs: SmallVec<[Option<&Tensor>; 4]> =
             self.inputs.iter().map(Option::as_deref).collect();
-        evaluate(model, self.node, &inputs, EVAL_LIMIT)
+        evaluate(model, self.node, &inputs, limit)
     }
 }
 
@@ -174,6 +178,7 @@ impl<'m> Sweep<'m> {
             folded: SideTable::new(),
             results: HashMap::new(),
             interned: HashMap::new(),
+            live: 0,
         };
         for (at, &node) in sweep.nodes.iter().enumerate() {
             let unknown = |v: &&ValueId| model.constant(**v).is_none();
@@ -194,11 +199,12 @@ impl<'m> Sweep<'m> {
         while !self.ready.is_empty() {
             let jobs = self.next_jobs();
             let model = self.model;
+            let limit = EVAL_TOTAL.saturating_sub(self.live).min(EVAL_LIMIT);
             let work: u64 = jobs.iter().map(|job| self.work(job)).sum();
             let results: Vec<_> = if jobs.len() > 1 && work >= PARALLEL {
-                jobs.par_iter().map(|job| job.evaluate(model)).collect()
+                jobs.par_iter().map(|job| job.evaluate(model, limit)).collect()
             } else {
-                jobs.iter().map(|job| job.evaluate(model)).collect()
+                jobs.iter().map(|job| job.evaluate(model, limit)).collect()
             };
             for (Job { node, key, .. }, result) in jobs.into_iter().zip(results) {
                 match result {
@@ -288,7 +294,8 @@ impl<'m> Sweep<'m> {
             let gone: Vec<usize> = read.filter(|&n| self.computed[n].tensor.is_none()).collect();
             if gone.is_empty() {
                 let job = Job { node, key: None, inputs: self.inputs(node)? };
-                let result = job.evaluate(self.model).ok()??.into_iter().nth(slot)?;
+                let result = job.evaluate(self.model, EVAL_LIMIT).ok()??.into_iter().nth(slot)?;
+                self.live += result.byte_len();
                 self.computed[top].tensor = Some(Arc::new(result));
                 again.push(top);
             } else {
@@ -336,6 +343,7 @@ impl<'m> Sweep<'m> {
             }
         }
         let bytes = tensor.byte_len();
+        self.live += bytes;
         self.computed.push(Computed { tensor: Some(Arc::new(tensor)), bytes, readers: 0, made_by });
         next
     }
@@ -375,8 +383,8 @@ impl<'m> Sweep<'m> {
 
     fn free_unless_read(&mut self, number: usize) {
         let computed = &mut self.computed[number];
-        if computed.readers == 0 && computed.bytes > SMALL {
-            computed.tensor = None;
+        if computed.readers == 0 && computed.bytes > SMALL && computed.tensor.take().is_some() {
+            self.live -= computed.bytes;
         }
     }
 

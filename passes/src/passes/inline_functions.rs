@@ -1,6 +1,8 @@
 //! inline-functions
 
-use onnxfix_ir::{Attrs, Model, NodeId, op};
+use std::collections::HashMap;
+
+use onnxfix_ir::{Attrs, GraphId, Model, NodeId, op};
 
 use crate::{Changed, Documented, Pass, PassCx, PassError, declare_pass};
 
@@ -25,27 +27,51 @@ declare_pass! {
     /// ## Applies when
     /// - The model defines a function of the node's domain, name and overload.
     /// - The function was written for the operator-set versions that the model imports.
+    /// - What all calls come to is not too large: functions that call each other twice and twice again fill any memory.
     ///
     /// ## Numerics
     /// Exact.
     pub InlineFunctions = "inline-functions", Specialise, Exact
 }
 
+/// The most nodes that all calls together may come to.
+const MAX_NODES: u64 = 1 << 20;
+/// Bodies within bodies that calls may come to: readers of the format follow 100 messages, and a body takes three.
+const MAX_DEPTH: u32 = 24;
+/// Functions that call functions, one within the other: they are looked at recursively.
+const MAX_CALLS: u32 = 256;
+
 impl Pass for InlineFunctions {
     fn run(&self, model: &mut Model, cx: &mut PassCx<'_>) -> Result<Changed, PassError> {
+        let callees = Callees::of(model);
+        if callees.0.is_empty() {
+            return Ok(Changed::No);
+        }
+        let mut sizes = Sizes { model, callees: &callees, done: HashMap::new(), calls: 0 };
+        let size = sizes.graph(model.root());
+        if size.is_none_or(|size| size.nodes > MAX_NODES || size.depth > MAX_DEPTH) {
+            let why = match size {
+                None => "a function calls itself, or calls are nested too deep".to_owned(),
+                Some(Size { nodes, depth }) => {
+                    format!("the calls come to {nodes} nodes, {depth} bodies deep")
+                }
+            };
+            cx.note(InlineFunctions.info().name, format!("the functions stay: {why}"));
+            return Ok(Changed::No);
+        }
         let mut changed = false;
-        // A body may call further functions; ONNX forbids recursion, so the number of rounds is bounded by theirs.
-        for _ in 0..=model.functions.len() {
+        // Functions call each other, and never themselves, so the number of rounds is bounded by theirs.
+        loop {
             let mut found = false;
-            for node in calls(model) {
-                found |= inline(model, node, cx);
+            for node in calls(model, &callees) {
+                found |= inline(model, node, &callees, cx);
             }
             changed |= found;
             if !found {
                 break;
             }
         }
-        if changed && calls(model).is_empty() {
+        if changed && calls(model, &callees).is_empty() {
             for function in std::mem::take(&mut model.functions) {
                 model.remove_graph(function.body);
             }
@@ -54,28 +80,91 @@ impl Pass for InlineFunctions {
     }
 }
 
-/// Calls of functions outside of function bodies.
-fn calls(model: &Model) -> Vec<NodeId> {
-    if model.functions.is_empty() {
-        return Vec::new();
+/// The functions of a model by domain, name and overload: their positions.
+struct Callees(HashMap<(String, String, String), usize>);
+
+impl Callees {
+    fn of(model: &Model) -> Callees {
+        let text = |name: Option<&str>| name.unwrap_or("").to_owned();
+        let key = |f: &onnxfix_ir::Function| {
+            let domain = op::normal_domain(f.domain.as_deref().unwrap_or("")).to_owned();
+            (domain, f.name.to_string(), text(f.overload.as_deref()))
+        };
+        // The first of a name holds.
+        let all = model.functions.iter().enumerate().rev();
+        Callees(all.map(|(at, f)| (key(f), at)).collect())
     }
+
+    /// Position of the function that a node calls.
+    fn get(&self, model: &Model, node: NodeId) -> Option<usize> {
+        let n = &model[node];
+        let overload = n.overload.as_deref().unwrap_or("").to_owned();
+        self.0.get(&(n.op().domain().to_owned(), n.op().name.to_string(), overload)).copied()
+    }
+}
+
+/// What a graph comes to once all calls in it are inlined.
+#[derive(Debug, Clone, Copy)]
+struct Size {
+    nodes: u64,
+    /// Bodies within bodies.
+    depth: u32,
+}
+
+struct Sizes<'a> {
+    model: &'a Model,
+    callees: &'a Callees,
+    /// Sizes of functions by position; none while they are looked at, and for those that call themselves.
+    done: HashMap<usize, Option<Size>>,
+    /// Functions that are being looked at.
+    calls: u32,
+}
+
+impl Sizes<'_> {
+    /// None when a function calls itself, or calls are nested too deep to follow.
+    fn graph(&mut self, graph: GraphId) -> Option<Size> {
+        let mut todo = vec![(graph, 0)];
+        let mut sum = Size { nodes: 0, depth: 0 };
+        while let Some((graph, depth)) = todo.pop() {
+            sum.depth = sum.depth.max(depth);
+            for node in self.model.nodes(graph) {
+                todo.extend(self.model[node].attrs.graphs().map(|(_, body)| (body, depth + 1)));
+                let callee = match self.callees.get(self.model, node) {
+                    Some(at) => self.function(at)?,
+                    None => Size { nodes: 1, depth: 0 },
+                };
+                sum.nodes = sum.nodes.saturating_add(callee.nodes);
+                sum.depth = sum.depth.max(depth + callee.depth);
+            }
+        }
+        Some(sum)
+    }
+
+    fn function(&mut self, at: usize) -> Option<Size> {
+        if let Some(&size) = self.done.get(&at) {
+            return size;
+        }
+        self.done.insert(at, None);
+        if self.calls == MAX_CALLS {
+            return None;
+        }
+        self.calls += 1;
+        let size = self.graph(self.model.functions[at].body);
+        self.calls -= 1;
+        self.done.insert(at, size);
+        size
+    }
+}
+
+/// Calls of functions outside of function bodies.
+fn calls(model: &Model, callees: &Callees) -> Vec<NodeId> {
     let root = model.root();
     let callers = model.all_nodes().filter(|(_, n)| model.outermost(n.graph()) == root);
-    callers.filter(|(id, _)| callee(model, *id).is_some()).map(|(id, _)| id).collect()
+    callers.filter(|(id, _)| callees.get(model, *id).is_some()).map(|(id, _)| id).collect()
 }
 
-/// Position of the function that a node calls.
-fn callee(model: &Model, node: NodeId) -> Option<usize> {
-    let n = &model[node];
-    model.functions.iter().position(|f| {
-        f.name == n.op().name
-            && op::normal_domain(f.domain.as_deref().unwrap_or("")) == n.op().domain()
-            && f.overload.as_deref().unwrap_or("") == n.overload.as_deref().unwrap_or("")
-    })
-}
-
-fn inline(model: &mut Model, node: NodeId, cx: &mut PassCx<'_>) -> bool {
-    let Some(at) = callee(model, node) else { return false };
+fn inline(model: &mut Model, node: NodeId, callees: &Callees, cx: &mut PassCx<'_>) -> bool {
+    let Some(at) = callees.get(model, node) else { return false };
     let function = model.functions[at].clone();
     for opset in &function.opsets {
         let domain = op::normal_domain(opset.domain.as_deref().unwrap_or(""));
