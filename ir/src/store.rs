@@ -244,6 +244,10 @@ impl<'a> NewFile<'a> {
     ) -> io::Result<NewFile<'a>> {
         let (file, temporary) = create_beside(path)?;
         let new = NewFile { temporary, path };
+        // Who could not read the old file shall not read the new one. Some file systems have no permissions to set.
+        if let Ok(old) = fs::metadata(path) {
+            let _ = file.set_permissions(old.permissions());
+        }
         let mut out = PieceWriter::new(file);
         write(&mut out)?;
         out.flush()?;

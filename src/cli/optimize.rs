@@ -196,6 +196,10 @@ fn ensure_place(flag: &str, path: &Path) -> Result<()> {
     if path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/") {
         bail!("{flag} {}: is a directory, not a file", path.display());
     }
+    // Replacing it needs no leave of the file, but whoever took that leave away meant it.
+    if std::fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().readonly()) {
+        bail!("{flag} {}: is read-only; make it writable or name another file", path.display());
+    }
     match path.parent() {
         Some(folder) if folder != Path::new("") && !folder.is_dir() => {
             bail!("{flag} {}: there is no folder {}", path.display(), folder.display())
