@@ -65,8 +65,11 @@ fn load(bytes: &[u8]) -> Option<Loaded> {
     loaded.inspect_err(|err| assert!(!err.to_string().is_empty())).ok()
 }
 
+/// What is wrong with a model, sorted: nodes may have been put in order.
 fn findings(model: &Model) -> Vec<String> {
-    check(model).iter().map(ToString::to_string).collect()
+    let mut findings: Vec<String> = check(model).iter().map(ToString::to_string).collect();
+    findings.sort();
+    findings
 }
 
 /// The bytes of a model, which the program's own writer must write too, if it writes any.
