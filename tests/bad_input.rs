@@ -319,3 +319,50 @@ fn models_that_contradict_themselves() {
         optimize_refused(&folder, &[shapes], &["model.onnx", says[0], says[1], says[2]]);
     }
 }
+
+/// What would take gigabytes stays in the graph, and nothing of that size is asked for: the address space is limited.
+#[cfg(unix)]
+#[test]
+fn constants_that_are_too_large_to_fold() {
+    let folder = Folder::new();
+    folder.write(
+        "m.onnxtxt",
+        r#"<ir_version: 8, opset_import: ["" : 13]>
+g (float x) => (float[N] y0, float[N] y1, float[N] y2, float[N] y3, float[N] y4, float[N] y5, float[N] y6, float[N] y7)
+<int64[1] huge = {1099511627776}, int64[2] most = {4611686018427387904, 4}, int64 zero = {0}, int64 one = {1},
+ int64 end = {1099511627776}, float unit = {1.0}, float[1] row = {1.0}, int64[2] pads = {0, 1099511627776},
+ float[2] off_on = {0.0, 1.0}, int64[1] index = {3}, float[1,1,1,1] image = {1.0}, float[4] scales = {1.0, 1.0, 1e6, 1e6},
+ int64[2] tall = {1000000, 1}, int64[2] wide = {1, 1000000}>
+{
+   a = ConstantOfShape (huge)
+   y0 = Add (x, a)
+   b = Expand (unit, most)
+   y1 = Add (x, b)
+   c = Tile (row, huge)
+   y2 = Add (x, c)
+   d = Range (zero, end, one)
+   d1 = Cast <to = 1> (d)
+   y3 = Add (x, d1)
+   e = Pad (row, pads)
+   y4 = Add (x, e)
+   f = OneHot (index, end, off_on)
+   y5 = Add (x, f)
+   h = Resize (image, "", scales)
+   y6 = Add (x, h)
+   i = ConstantOfShape (tall)
+   j = ConstantOfShape (wide)
+   k = MatMul (i, j)
+   y7 = Add (x, k)
+}
+"#,
+    );
+    let script = "ulimit -v 3000000; exec \"$0\" optimize m.onnxtxt --target portable";
+    let done = std::process::Command::new("sh")
+        .args(["-c", script, env!("CARGO_BIN_EXE_onnxfix")])
+        .current_dir(folder.path("."))
+        .output()
+        .expect("a shell");
+    let err = String::from_utf8_lossy(&done.stderr);
+    assert_eq!(done.status.code(), Some(0), "{err}");
+    assert_eq!(err.matches("too large to fold").count(), 8, "{err}");
+}

@@ -194,3 +194,54 @@ fn inline(model: &mut Model, node: NodeId, callees: &Callees, cx: &mut PassCx<'_
     crate::replace_node(model, node, &results);
     true
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use super::*;
+    use crate::{Options, Pipeline, run};
+
+    /// A graph that calls `local.f0`, and these functions.
+    fn stays(functions: &str, why: &str) {
+        let header = r#"<ir_version: 8, opset_import: ["" : 13, "local" : 1]>"#;
+        let text = format!("{header} g (x) => (y) {{ y = local.f0 (x) }} {functions}");
+        let mut model = onnxfix_ir::text::parse(&text).expect("a model");
+        let pipeline = Pipeline::of(&["inline-functions"]).expect("a pass");
+        let report = run(&mut model, &pipeline, &Options::default(), &mut |_, _| ()).expect("runs");
+        assert_eq!(model.nodes(model.root()).count(), 1);
+        assert!(report.notes[0].text.contains(why), "{}", report.notes[0].text);
+    }
+
+    fn function(name: &str, body: &str) -> String {
+        let imports = r#"opset_import: ["" : 13, "local" : 1]"#;
+        format!("<domain: \"local\", {imports}> {name} (a) => (c) {{ {body} }}\n")
+    }
+
+    #[test]
+    fn functions_that_call_themselves() {
+        stays(&function("f0", "c = local.f0 (a)"), "a function calls itself");
+        let two = function("f0", "c = local.f1 (a)") + &function("f1", "c = local.f0 (a)");
+        stays(&two, "a function calls itself");
+    }
+
+    /// 40 functions, each of which calls the next one twice.
+    #[test]
+    fn functions_that_fill_any_memory() {
+        let mut functions = function("f40", "c = Relu (a)");
+        for i in 0..40 {
+            let body = format!("b = local.f{next} (a) c = local.f{next} (b)", next = i + 1);
+            let _ = write!(functions, "{}", function(&format!("f{i}"), &body));
+        }
+        stays(&functions, "the calls come to 1099511627776 nodes");
+    }
+
+    #[test]
+    fn functions_that_call_each_other_in_a_long_chain() {
+        let mut functions = function("f10000", "c = Relu (a)");
+        for i in 0..10_000 {
+            functions += &function(&format!("f{i}"), &format!("c = local.f{} (a)", i + 1));
+        }
+        stays(&functions, "calls are nested too deep");
+    }
+}
