@@ -8,7 +8,7 @@ use prost::Message as _;
 
 use crate::build::build;
 use crate::external::{DataFiles, ExternalError};
-use crate::map::{self, Source};
+use crate::map::{self, Origin, Source};
 use crate::place::Place;
 use crate::proto::ModelProto;
 use crate::sort::Cycle;
@@ -253,7 +253,12 @@ pub enum LoadError {
 /// When there is no model, or the model contradicts itself.
 pub fn load(path: &Path, options: &LoadOptions) -> Result<Loaded, LoadError> {
     let (bytes, source) = map_file(path)?;
+    let origin = Origin::of(&bytes);
     let mut loaded = read(bytes, DataFiles::beside(path), options)?;
+    // The walk came by every tensor, and the system maps much around each place that is looked at.
+    if let Some(origin) = origin {
+        origin.release();
+    }
     loaded.sources.insert(0, source);
     Ok(loaded)
 }

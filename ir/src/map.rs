@@ -1,7 +1,7 @@
 //! Files mapped into memory: the only place of the crate with unsafe code.
 
 use std::fs::{File, Metadata};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::SystemTime;
@@ -46,8 +46,7 @@ impl Source {
 /// A file that is mapped, as long as anything of it is in use.
 struct Mapped {
     map: Mmap,
-    /// Locked while it is read: it has one position.
-    file: Mutex<File>,
+    file: File,
     /// The file as it was when it was mapped.
     source: Source,
 }
@@ -107,7 +106,7 @@ pub(crate) fn map(path: &Path) -> io::Result<(Bytes, Source)> {
     // worse than what it could do to a file we read. `Source::is_unchanged` tells about the former, `exit_on_truncation`
     // about the latter.
     let map = unsafe { Mmap::map(&file) }?;
-    let mapped = Arc::new(Mapped { map, file: Mutex::new(file), source: source.clone() });
+    let mapped = Arc::new(Mapped { map, file, source: source.clone() });
     let mut all = lock(&MAPPED);
     all.retain(|old| old.strong_count() > 0);
     all.push(Arc::downgrade(&mapped));
@@ -130,19 +129,48 @@ impl Origin {
         })
     }
 
-    /// Reads from the file what stands `at` bytes behind the origin. Unlike the mapping this keeps no pages in memory,
-    /// and a file that was truncated or written to meanwhile is an error.
+    /// Reads from the file what stands `at` bytes behind the origin. Unlike the mapping this leaves no pages in memory,
+    /// and a file that was truncated is an error.
     pub(crate) fn read_at(&self, at: usize, into: &mut [u8]) -> io::Result<()> {
-        let mut file = lock(&self.mapped.file);
-        file.seek(SeekFrom::Start((self.offset + at) as u64))?;
-        let read = file.read_exact(into);
-        // Whatever was read so far, it was from the file that the model is made of.
-        if Source::new(&self.mapped.source.path, &file.metadata()?) != self.mapped.source {
-            let path = self.mapped.source.path.display();
-            return Err(io::Error::other(format!("{path} changed while it was being read")));
-        }
-        read
+        read_exact_at(&self.mapped.file, into, (self.offset + at) as u64)
     }
+
+    /// Stops when the file changed since it was mapped.
+    pub(crate) fn ensure_unchanged(&self) -> io::Result<()> {
+        let source = &self.mapped.source;
+        if *source == Source::new(&source.path, &self.mapped.file.metadata()?) {
+            return Ok(());
+        }
+        let path = source.path.display();
+        Err(io::Error::other(format!("{path} changed while it was being read")))
+    }
+
+    /// Gives the memory back that the pages of the whole mapped file take; using one reads it again. A hint: whether
+    /// the system takes it shows in nothing but the memory in use.
+    pub(crate) fn release(&self) {
+        #[cfg(unix)]
+        #[expect(unsafe_code, reason = "the call is unsafe for other mappings, see the comment")]
+        // SAFETY: the mapping is shared and read only, so what a page holds after it was dropped comes from the file
+        // again, as it did the first time.
+        unsafe {
+            let _ok = self.mapped.map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed);
+        }
+    }
+}
+
+#[cfg(unix)]
+fn read_exact_at(file: &File, into: &mut [u8], offset: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, into, offset)
+}
+
+#[cfg(not(unix))]
+fn read_exact_at(mut file: &File, into: &mut [u8], offset: u64) -> io::Result<()> {
+    use std::io::{Seek, SeekFrom};
+    // A file has one position.
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = lock(&ONE);
+    file.seek(SeekFrom::Start(offset))?;
+    file.read_exact(into)
 }
 
 /// From now on the process ends with a message and exit code 2 when it touches a part of a mapped file that is not there

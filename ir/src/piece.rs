@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::{self, Write};
 
+use bytemuck::Pod;
+
 use crate::map::Origin;
 
 /// Bytes written at a time. Pieces of this size stay in the cache of a processor between being read and being written;
@@ -26,15 +28,31 @@ impl<'a> PieceReader<'a> {
     }
 
     /// The bytes from `start` on, `len` of them.
-    pub(crate) fn read(&mut self, start: usize, len: usize) -> io::Result<&[u8]> {
-        let Some(origin) = &self.origin else { return Ok(&self.bytes[start..start + len]) };
-        self.piece.resize(len, 0);
-        origin.read_at(start, &mut self.piece)?;
-        Ok(&self.piece)
+    pub(crate) fn read(&mut self, start: usize, len: usize) -> &[u8] {
+        if let Some(origin) = &self.origin {
+            self.piece.resize(len, 0);
+            // The mapping tells what a file cannot that is gone, or that was cut off.
+            if origin.read_at(start, &mut self.piece).is_ok() {
+                return &self.piece;
+            }
+        }
+        &self.bytes[start..start + len]
     }
 }
 
-/// Whether both are the same bytes. What cannot be read is not the same.
+/// Packed elements as a vector of them; those of a mapped file are read from it.
+pub(crate) fn aligned<T: Pod>(raw: &[u8]) -> Vec<T> {
+    let mut elements = vec![T::zeroed(); raw.len() / size_of::<T>()];
+    let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut elements);
+    let raw = &raw[..bytes.len()];
+    let origin = if raw.len() < MIN_READ { None } else { Origin::of(raw) };
+    if !origin.is_some_and(|origin| origin.read_at(0, bytes).is_ok()) {
+        bytes.copy_from_slice(raw);
+    }
+    elements
+}
+
+/// Whether both are the same bytes.
 pub(crate) fn same_bytes(a: &[u8], b: &[u8]) -> bool {
     if a.len() != b.len() {
         return false;
@@ -45,7 +63,7 @@ pub(crate) fn same_bytes(a: &[u8], b: &[u8]) -> bool {
     let (mut x, mut y) = (PieceReader::new(a), PieceReader::new(b));
     (0..a.len()).step_by(PIECE).all(|start| {
         let len = PIECE.min(a.len() - start);
-        matches!((x.read(start, len), y.read(start, len)), (Ok(x), Ok(y)) if x == y)
+        x.read(start, len) == y.read(start, len)
     })
 }
 
@@ -63,7 +81,7 @@ impl PieceWriter {
     }
 
     /// Writes bytes; those that are a view of a mapped file are read from that file, so that none of them stay in
-    /// memory.
+    /// memory. A file that changed since it was mapped is an error.
     pub(crate) fn write_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
         let origin = if bytes.len() < MIN_READ { None } else { Origin::of(bytes) };
         let Some(origin) = origin else { return self.write_all(bytes) };
@@ -74,7 +92,7 @@ impl PieceWriter {
             done += step;
             self.advance(step)?;
         }
-        Ok(())
+        origin.ensure_unchanged()
     }
 
     fn advance(&mut self, step: usize) -> io::Result<()> {

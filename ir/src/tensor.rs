@@ -7,7 +7,7 @@ use bytemuck::Pod;
 use bytes::Bytes;
 use half::{bf16, f16};
 
-use crate::piece::{PieceReader, same_bytes};
+use crate::piece::{PieceReader, aligned, same_bytes};
 use crate::{DataType, Name};
 
 // `raw_data` is little-endian; so is every machine that this runs on or deploys to (x86-64, aarch64).
@@ -138,7 +138,7 @@ macro_rules! elements {
                 match bytemuck::try_cast_slice(raw) {
                     Ok(elements) => Cow::Borrowed(elements),
                     // A mapped file does not align its tensors.
-                    Err(_) => Cow::Owned(raw.chunks_exact(size_of::<$ty>()).map(bytemuck::pod_read_unaligned).collect()),
+                    Err(_) => Cow::Owned(aligned(raw)),
                 }
             }
             fn into_raw(elements: Vec<Self>) -> Bytes {
@@ -158,7 +158,7 @@ macro_rules! elements {
     reason = "the low bits are what the format defines"
 )]
 mod element_impls {
-    use super::{Bytes, Cow, DataType, Element, Numbers, bf16, f16};
+    use super::{Bytes, Cow, DataType, Element, Numbers, aligned, bf16, f16};
     elements! {
         f32 = Float, |_i| None;
         f64 = Double, |_i| None;
@@ -462,8 +462,7 @@ impl Tensor {
         }
         let mut reader = PieceReader::new(&bytes);
         let step = bytes.len() / POINTS;
-        (0..POINTS)
-            .fold(start, |hash, i| reader.read(i * step, POINT).map_or(hash, |b| add(hash, b)))
+        (0..POINTS).fold(start, |hash, i| add(hash, reader.read(i * step, POINT)))
     }
 
     /// The fields beside the elements, made when there are none.

@@ -70,6 +70,38 @@ fn a_model_may_be_stored_over_its_own_file() {
     assert_eq!(files(dir.path()), ["m.onnx"]);
 }
 
+/// Elements are read and written in pieces of 256 KiB, wherever they stand in the file.
+#[test]
+fn large_elements_come_out_as_they_went_in() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (from, to) = (dir.path().join("from.onnx"), dir.path().join("to.onnx"));
+    let bytes = |seed: u32| (0..1_200_000u32).map(|i| (i.wrapping_mul(seed) >> 13) as u8).collect();
+    let mut g = graph(&["x"], vec![node("Add", &["v", "w"], &["y"])], &["y"]);
+    g.initializer =
+        vec![tensor("v", &[300_000], bytes(7919)), tensor("w", &[300_000], bytes(104_729))];
+    let proto = model(g);
+    fs::write(&from, proto.encode_to_vec()).expect("a file");
+    let loaded = load(&from, &LoadOptions::default()).expect("a model");
+    store(&loaded.model, &to, &StoreOptions::default()).expect("a file");
+    assert!(fs::read(&to).expect("a file") == proto.encode_to_vec());
+    let beside = options(ExternalData::Always);
+    store(&loaded.model, &to, &beside).expect("two files");
+    let again = load(&to, &LoadOptions::default()).expect("a model");
+    let both = [loaded.model, again.model].map(|m| {
+        let initializers = m[m.root()].initializers().iter();
+        initializers.map(|&v| m.constant(v).cloned().expect("a tensor")).collect::<Vec<_>>()
+    });
+    let same =
+        |(a, b): (&std::sync::Arc<onnxfix_ir::Tensor>, &std::sync::Arc<onnxfix_ir::Tensor>)| {
+            a.same_content(b) && a.fingerprint() == b.fingerprint()
+        };
+    assert!(
+        both[0].iter().zip(&both[1]).all(same),
+        "the elements are the same in a file of their own"
+    );
+    assert!(!both[0][0].same_content(&both[0][1]));
+}
+
 #[test]
 fn a_failure_leaves_the_old_file_and_no_other() {
     let dir = tempfile::tempdir().expect("a folder");

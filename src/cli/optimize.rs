@@ -13,7 +13,7 @@ use super::output::Output;
 use super::progress::Progress;
 use super::shapes::Shapes;
 use crate::record::Record;
-use crate::report::{Report, Summary};
+use crate::report::{Report, Summary, bytes};
 use crate::source::{Input, ensure_unchanged, is_text, read};
 use crate::target::Target;
 use crate::verify::TARGET;
@@ -158,8 +158,15 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
         progress.step(format!("write {}", target_path.display()));
         record(&mut model, args, &target_path)?;
         ensure_unchanged(&files)?;
-        store(&model, &target_path, &StoreOptions::default())
+        let stored = store(&model, &target_path, &StoreOptions::default())
             .with_context(|| format!("write {}", target_path.display()))?;
+        if let Some((data, size)) = &stored.data {
+            out.note(&format!(
+                "a model file holds at most 2 GiB, so the weights are in {} ({}): keep both together",
+                data.display(),
+                bytes(*size)
+            ));
+        }
         report.output = Some(target_path.clone());
     }
     drop(progress);

@@ -5,9 +5,11 @@ use std::borrow::Cow;
 use bytemuck::Pod;
 use bytes::Bytes;
 use half::{bf16, f16};
+use rayon::prelude::*;
 use smallvec::{SmallVec, smallvec};
 
 use super::{EvalCx, EvalError};
+use crate::piece::{PieceReader, aligned};
 use crate::{AttrValue, DataType, Element, Tensor, TensorData};
 
 /// Runs `body` with `$T` as the Rust type of a tensor's elements; other types are unsupported.
@@ -400,6 +402,33 @@ pub(super) fn zip<A: Copy, B: Copy, R>(
     out
 }
 
+/// As [`zip`], for packed elements of tensors of the same dimensions: piece by piece on all cores, and what is a view of
+/// a mapped file is read from it, so that no large input is in memory as a whole.
+pub(super) fn zip_packed<A: Element, B: Element, R: Element>(
+    a: &[u8],
+    b: &[u8],
+    f: &(dyn Fn(A, B) -> R + Sync),
+) -> Vec<R> {
+    const STEP: usize = 1 << 16;
+    let size = a.len() / size_of::<A>();
+    let (first_a, first_b) = (
+        A::from_raw(&a[..size_of::<A>().min(a.len())]),
+        B::from_raw(&b[..size_of::<B>().min(b.len())]),
+    );
+    let (Some(&x), Some(&y)) = (first_a.first(), first_b.first()) else { return Vec::new() };
+    let mut out = vec![f(x, y); size];
+    let readers = || (PieceReader::new(a), PieceReader::new(b));
+    out.par_chunks_mut(STEP).enumerate().for_each_init(readers, |(xs, ys), (i, out)| {
+        let (start, len) = (i * STEP, out.len());
+        let xs = A::from_raw(xs.read(start * size_of::<A>(), len * size_of::<A>()));
+        let ys = B::from_raw(ys.read(start * size_of::<B>(), len * size_of::<B>()));
+        for ((out, &x), &y) in out.iter_mut().zip(xs.iter()).zip(ys.iter()) {
+            *out = f(x, y);
+        }
+    });
+    out
+}
+
 /// `f` of every element, called through a pointer as in [`zip`].
 pub(super) fn map<A: Copy, R>(a: &[A], f: &dyn Fn(A) -> R) -> Vec<R> {
     a.iter().map(|&x| f(x)).collect()
@@ -432,9 +461,7 @@ pub(super) fn from_units<U: Pod + Send + Sync>(
 pub(super) fn units<U: Pod>(raw: &[u8]) -> Cow<'_, [U]> {
     match bytemuck::try_cast_slice(raw) {
         Ok(units) => Cow::Borrowed(units),
-        Err(_) => {
-            Cow::Owned(raw.chunks_exact(size_of::<U>()).map(bytemuck::pod_read_unaligned).collect())
-        }
+        Err(_) => Cow::Owned(aligned(raw)),
     }
 }
 

@@ -111,9 +111,9 @@ fn bit_shift(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
     fn shift<T: Element>(
         cx: &EvalCx<'_>,
         bits: u32,
-        amount: impl Fn(T) -> i128,
-        left: impl Fn(T, u32) -> T,
-        right: impl Fn(T, u32) -> T,
+        amount: impl Fn(T) -> i128 + Sync,
+        left: impl Fn(T, u32) -> T + Sync,
+        right: impl Fn(T, u32) -> T + Sync,
     ) -> Result<Vec<Tensor>, EvalError> {
         let is_left = match cx.str("direction", "")? {
             "LEFT" => true,

@@ -52,7 +52,7 @@ declare_pass! {
 
 /// No intermediate result of folding may take more than this.
 const EVAL_LIMIT: u64 = 512 << 20;
-/// Results that wait for their readers may not take more than this together.
+/// The intermediate results that are there at once may not take more than this.
 const EVAL_TOTAL: u64 = 4 << 30;
 
 impl Pass for FoldConstants {
@@ -137,6 +137,8 @@ struct Sweep<'m> {
     waits: SideTable<Node, usize>,
     ready: BinaryHeap<Reverse<usize>>,
     computed: Vec<Computed>,
+    /// Bytes of the results that are there.
+    live: u64,
     /// Which result a value has.
     number: SideTable<Value, usize>,
     folded: SideTable<Node, ()>,
@@ -144,8 +146,6 @@ struct Sweep<'m> {
     results: HashMap<OpKey, SmallVec<[usize; 1]>>,
     /// Equal small tensors as one.
     interned: HashMap<Vec<u8>, usize>,
-    /// Bytes of the results that are there.
-    live: u64,
 }
 
 /// A node to be evaluated.
@@ -174,11 +174,11 @@ impl<'m> Sweep<'m> {
             waits: SideTable::new(),
             ready: BinaryHeap::new(),
             computed: Vec::new(),
+            live: 0,
             number: SideTable::new(),
             folded: SideTable::new(),
             results: HashMap::new(),
             interned: HashMap::new(),
-            live: 0,
         };
         for (at, &node) in sweep.nodes.iter().enumerate() {
             let unknown = |v: &&ValueId| model.constant(**v).is_none();
@@ -199,7 +199,8 @@ impl<'m> Sweep<'m> {
         while !self.ready.is_empty() {
             let jobs = self.next_jobs();
             let model = self.model;
-            let limit = EVAL_TOTAL.saturating_sub(self.live).min(EVAL_LIMIT);
+            let room = EVAL_TOTAL.saturating_sub(self.live) / jobs.len().max(1) as u64;
+            let limit = room.min(EVAL_LIMIT);
             let work: u64 = jobs.iter().map(|job| self.work(job)).sum();
             let results: Vec<_> = if jobs.len() > 1 && work >= PARALLEL {
                 jobs.par_iter().map(|job| job.evaluate(model, limit)).collect()
@@ -486,5 +487,64 @@ fn remove_unused(model: &mut Model, folded: &[NodeId]) {
         if outputs.iter().all(|&v| model[v].uses().is_empty()) {
             model.remove_node(node);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use onnxfix_ir::text::print_graph;
+
+    use crate::testing::model;
+    use crate::{Options, Pipeline, run};
+
+    /// The sum of the first element of every initializer that the pass leaves, and the graph without its initializers.
+    fn folded(text: &str) -> (f32, Vec<String>) {
+        let mut model = model(text);
+        let options = Options { check_each: true, ..Options::default() };
+        let pipeline = Pipeline::of(&["fold-constants"]).expect("a pass of the table");
+        run(&mut model, &pipeline, &options, &mut |_, _| {}).expect("a run");
+        let ops = model.nodes(model.root()).map(|n| model[n].op().to_string()).collect();
+        let root = model.root();
+        model.remove_dead_initializers(root);
+        let initializers = model[root].initializers().iter();
+        let first =
+            |v: &onnxfix_ir::ValueId| Some(*model.constant(*v)?.elements::<f32>().ok()?.first()?);
+        (initializers.filter_map(first).sum(), ops)
+    }
+
+    /// `c` takes more than the model may grow by, so `b` is stored, which nothing needed any more.
+    #[test]
+    fn what_is_needed_after_all_is_computed_again() {
+        let (sum, ops) = folded(
+            "g (float[1] x) => (float[6000000] y) <int64[1] n = {3000000}> {
+                a = ConstantOfShape <value: tensor = float[1] {2}> (n)
+                t = Neg (a)
+                b = Neg (t)
+                c = Concat <axis: int = 0> (b, b)
+                y = Add (c, x)
+            }",
+        );
+        assert_eq!((sum, ops), (2.0, vec!["Concat".to_owned(), "Add".to_owned()]));
+    }
+
+    /// More nodes than are evaluated side by side, of which many compute the same.
+    #[test]
+    fn what_many_nodes_compute_alike_is_stored_once() {
+        let nodes: String = (0..40)
+            .map(|i| {
+                let before = if i == 0 { "x".to_owned() } else { format!("y{}", i - 1) };
+                format!("a{i} = Neg (w)  b{i} = Exp (a{i})  y{i} = Add ({before}, b{i})  ")
+            })
+            .collect();
+        let mut model = model(&format!(
+            "g (float[2] x) => (float[2] y39) <float[2] w = {{0, 0}}> {{ {nodes} }}"
+        ));
+        let pipeline = Pipeline::of(&["fold-constants"]).expect("a pass of the table");
+        run(&mut model, &pipeline, &Options::default(), &mut |_, _| {}).expect("a run");
+        let root = model.root();
+        model.remove_dead_initializers(root);
+        let text = print_graph(&model, root);
+        assert!(text.contains("float[2] b0 = {1, 1}>"), "{text}");
+        assert_eq!(model[root].len(), 40);
     }
 }
