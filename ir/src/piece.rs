@@ -46,7 +46,7 @@ pub(crate) fn aligned<T: Pod>(raw: &[u8]) -> Vec<T> {
     let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut elements);
     let raw = &raw[..bytes.len()];
     let origin = if raw.len() < MIN_READ { None } else { Origin::of(raw) };
-    if !origin.is_some_and(|origin| origin.read_at(0, bytes).is_ok()) {
+    if origin.is_none_or(|origin| origin.read_at(0, bytes).is_err()) {
         bytes.copy_from_slice(raw);
     }
     elements

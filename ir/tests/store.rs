@@ -75,7 +75,9 @@ fn a_model_may_be_stored_over_its_own_file() {
 fn large_elements_come_out_as_they_went_in() {
     let dir = tempfile::tempdir().expect("a folder");
     let (from, to) = (dir.path().join("from.onnx"), dir.path().join("to.onnx"));
-    let bytes = |seed: u32| (0..1_200_000u32).map(|i| (i.wrapping_mul(seed) >> 13) as u8).collect();
+    let bytes = |seed: u32| {
+        (0..1_200_000u32).map(|i| (i.wrapping_mul(seed) >> 13).to_le_bytes()[0]).collect()
+    };
     let mut g = graph(&["x"], vec![node("Add", &["v", "w"], &["y"])], &["y"]);
     g.initializer =
         vec![tensor("v", &[300_000], bytes(7919)), tensor("w", &[300_000], bytes(104_729))];
