@@ -43,8 +43,9 @@ impl Builder<'_, '_> {
         }
     }
 
-    /// A value that the current graph makes, of this type; made for it where there is none.
-    fn own(&mut self, dtype: DataType, dims: Option<&[i64]>) -> Option<ValueId> {
+    /// A value that the current graph makes, of this type, and not among `taken`; made for it where there is none.
+    /// Nothing says that a body may give one value twice, and ONNX Runtime computes nonsense then.
+    fn own(&mut self, dtype: DataType, dims: Option<&[i64]>, taken: &[ValueId]) -> Option<ValueId> {
         let (graph, root) = (self.graph, self.model.root());
         let own: Vec<ValueId> = self
             .scope
@@ -54,9 +55,7 @@ impl Builder<'_, '_> {
             .collect();
         let found = own.into_iter().rev().find(|&v| {
             let tensor = self.tensor(v);
-            tensor.dtype == dtype
-                && dims.is_none_or(|d| d == tensor.dims)
-                && self.producer(v).is_some()
+            tensor.dtype == dtype && dims.is_none_or(|d| d == tensor.dims) && self.producer(v).is_some() && !taken.contains(&v)
         });
         if found.is_some() && self.c.chance(80) {
             return found;
@@ -118,7 +117,7 @@ pub(crate) fn branch(b: &mut Builder<'_, '_>) -> Option<ValueId> {
     let count = 1 + b.c.below(2);
     let mut given = Vec::new();
     for _ in 0..count {
-        given.extend(b.own(dtype, None));
+        given.extend(b.own(dtype, None, &given));
     }
     b.end(outside);
     let (other, outside) = b.begin();
@@ -127,7 +126,7 @@ pub(crate) fn branch(b: &mut Builder<'_, '_>) -> Option<ValueId> {
     for &value in &given {
         let dims = b.dims(value);
         let same = b.c.chance(80);
-        also.extend(b.own(dtype, same.then_some(&dims[..])));
+        also.extend(b.own(dtype, same.then_some(&dims[..]), &also));
     }
     b.end(outside);
     if given.is_empty() || also.len() != given.len() {
@@ -162,11 +161,11 @@ pub(crate) fn repeat(b: &mut Builder<'_, '_>) -> Option<ValueId> {
     let mut given = vec![b.add("Identity", &[Some(still)], vec![])?];
     for &value in &carried {
         let (dtype, dims) = (b.dtype(value), b.dims(value));
-        given.extend(b.own(dtype, Some(&dims)));
+        given.extend(b.own(dtype, Some(&dims), &given));
     }
     let more = b.c.below(2);
     for _ in 0..more {
-        given.extend(b.own(DataType::Float, None));
+        given.extend(b.own(DataType::Float, None, &given));
     }
     b.end(outside);
     if given.len() != 1 + carried.len() + more {
@@ -195,8 +194,8 @@ pub(crate) fn scan(b: &mut Builder<'_, '_>) -> Option<ValueId> {
     b.scope.extend([inside, element]);
     b.some_nodes();
     let (dtype, dims) = (b.dtype(state), b.dims(state));
-    let given: Vec<ValueId> =
-        [b.own(dtype, Some(&dims)), b.own(DataType::Float, None)].into_iter().flatten().collect();
+    let mut given: Vec<ValueId> = b.own(dtype, Some(&dims), &[]).into_iter().collect();
+    given.extend(b.own(DataType::Float, None, &given));
     b.end(outside);
     if given.len() != 2 {
         b.model.remove_graph(body);
@@ -235,7 +234,7 @@ pub(crate) fn call(b: &mut Builder<'_, '_>) -> Option<ValueId> {
         b.model.node_mut(node).attrs().set("alpha", AttrValue::Ref("slope".into(), 1));
     }
     let dtype = b.scope.last().map(|&v| b.dtype(v))?;
-    let output = b.own(dtype, None);
+    let output = b.own(dtype, None, &[]);
     b.in_function = false;
     b.end(outside);
     let Some(output) = output else {

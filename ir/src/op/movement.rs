@@ -386,17 +386,20 @@ fn eval_split(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
     Ok(outputs)
 }
 
-/// One axis of a slice: first index, step, and number of elements.
+/// One axis of a slice: first index, and number of elements.
+///
+/// A start before the first element is clamped to it, backwards too, as the specification has it. Python would take no
+/// element then.
 fn slice_axis(len: i64, start: i64, end: i64, step: i64) -> Result<(i64, i64), InferError> {
     let from_back = |i: i64| if i < 0 { i.saturating_add(len) } else { i };
     let (low, high) = if step > 0 { (0, len) } else { (-1, len - 1) };
-    let start = from_back(start).clamp(if step > 0 { 0 } else { (-1).min(high) }, high.max(low));
+    let start = from_back(start).clamp(0, high.max(0));
     let end = from_back(end).clamp(low, high.max(low));
     let (span, step) = (i128::from(end) - i128::from(start), i128::from(step));
     if step == 0 {
         return Err(InferError::new("a step of 0"));
     }
-    let count = if (span > 0) == (step > 0) && span != 0 {
+    let count = if (span > 0) == (step > 0) && span != 0 && len > 0 {
         (span.abs() + step.abs() - 1) / step.abs()
     } else {
         0
@@ -945,13 +948,14 @@ mod tests {
     }
 
     #[test]
-    fn slices_clamp_as_python() {
+    fn slices_clamp_as_the_specification_says() {
         let x = || iota(&[5]);
         assert_eq!(slice(x(), 1, i64::MAX, 2), [1.0, 3.0]);
         assert_eq!(slice(x(), -1, i64::MIN, -2), [4.0, 2.0, 0.0]);
         assert_eq!(slice(x(), i64::MAX, i64::MIN, -1), [4.0, 3.0, 2.0, 1.0, 0.0]);
         assert_eq!(slice(x(), 3, 0, -1), [3.0, 2.0, 1.0]);
         assert_eq!(slice(x(), -9, 2, 1), [0.0, 1.0]);
+        assert_eq!(slice(x(), -9, -9, -1), [0.0]);
         assert_eq!(slice(x(), 0, 5, i64::MAX), [0.0]);
         assert_eq!(slice(x(), 4, 0, i64::MIN), [4.0]);
         assert!(slice(x(), 2, 2, 1).is_empty());
