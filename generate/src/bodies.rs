@@ -55,7 +55,10 @@ impl Builder<'_, '_> {
             .collect();
         let found = own.into_iter().rev().find(|&v| {
             let tensor = self.tensor(v);
-            tensor.dtype == dtype && dims.is_none_or(|d| d == tensor.dims) && self.producer(v).is_some() && !taken.contains(&v)
+            tensor.dtype == dtype
+                && dims.is_none_or(|d| d == tensor.dims)
+                && self.producer(v).is_some()
+                && !taken.contains(&v)
         });
         if found.is_some() && self.c.chance(80) {
             return found;

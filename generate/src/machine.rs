@@ -183,8 +183,12 @@ impl<'m> Machine<'m> {
         for (dim, &n) in shape.0.iter().zip(&tensor.dims) {
             let declared = match dim {
                 Dim::Fixed(n) => *n,
+                Dim::Symbol(_) if dim.is_open() => continue,
                 Dim::Symbol(name) => *self.symbols.entry(name.as_str().to_owned()).or_insert(n),
-                _ => continue,
+                _ => match dim.replace_symbols(&|name| self.symbols.get(name).copied()).fixed() {
+                    Some(n) => n,
+                    None => continue,
+                },
             };
             if declared != n {
                 return Err(format!("{dim} is not {n}"));
@@ -217,7 +221,7 @@ impl<'m> Machine<'m> {
                 present: t.is_some(),
                 ty: ty.as_ref(),
                 tensor: t.as_deref(),
-                names: None,
+                ..Input::default()
             })
             .collect();
         let inferred = (def.infer)(&InferCx { node: cx, inputs: &known, bodies: &[] });

@@ -8,7 +8,7 @@ use crate::{bodies, ops};
 
 /// One of them, on values that are there.
 pub(crate) fn any(b: &mut Builder<'_, '_>) {
-    let _made = match b.c.below(15) {
+    let _made = match b.c.below(17) {
         0 => chain(b),
         1 | 2 => nothing(b),
         3 => again(b),
@@ -20,7 +20,9 @@ pub(crate) fn any(b: &mut Builder<'_, '_>) {
         9 => bodies::call(b),
         10 => neutral(b),
         11 => moved_through(b),
-        12 => bodies::branch(b).filter(|_| !b.in_function),
+        12 if !b.in_function => bodies::branch(b),
+        13 => unit_axes(b),
+        14 => moved_after_widening(b),
         _ => chain(b),
     };
 }
@@ -115,7 +117,11 @@ fn again(b: &mut Builder<'_, '_>) -> Option<ValueId> {
     }
     let (op, attrs, outputs) = (n.op().clone(), n.attrs.clone(), n.outputs().len());
     let mut inputs = n.inputs().to_vec();
-    if inputs.len() == 2 && b.c.chance(40) {
+    let elementwise = n.op().def.is_some_and(|def| def.class.elementwise);
+    if let (true, [Some(x), Some(y)]) = (elementwise, &inputs[..])
+        && b.dtype(*x) == b.dtype(*y)
+        && b.c.chance(40)
+    {
         inputs.swap(0, 1);
     }
     let made = b.add_op(op, &inputs, attrs, outputs)?;
@@ -236,6 +242,57 @@ fn widened(b: &mut Builder<'_, '_>) -> Option<ValueId> {
     }
     let back = if b.c.chance(50) { b.dtype(x) } else { DataType::Float };
     b.add("Cast", &[Some(y)], vec![("to", i64::from(back.code()).into())])
+}
+
+/// A Cast of an input to int64, and behind it what only moves elements.
+fn moved_after_widening(b: &mut Builder<'_, '_>) -> Option<ValueId> {
+    let x = b.operand_where(
+        &[DataType::Int32, DataType::Uint8],
+        |d| d.len() >= 2 && !d.contains(&0),
+        2,
+    );
+    let mut y =
+        b.add("Cast", &[Some(x)], vec![("to", i64::from(DataType::Int64.code()).into())])?;
+    let rank = b.rank(y);
+    y = match b.c.below(4) {
+        0 => {
+            let perm = shuffled(b, rank);
+            b.add("Transpose", &[Some(y)], vec![("perm", perm.into())])?
+        }
+        1 => {
+            let n = data::volume(&b.dims(y)) as i64;
+            let shape = b.ints(&[n]);
+            b.add("Reshape", &[Some(y), Some(shape)], vec![])?
+        }
+        2 => b.unsqueeze(y, &[1])?,
+        _ => {
+            let index = b.constant(Tensor::ints(&[0]));
+            b.add("Gather", &[Some(y), Some(index)], vec![("axis", 1.into())])?
+        }
+    };
+    let to = *b.c.pick(&[DataType::Float, DataType::Bool, DataType::Int32, DataType::Int64]);
+    b.add("Cast", &[Some(y)], vec![("to", i64::from(to.code()).into())])
+}
+
+/// Axes of length 1 around a Transpose, as convolutions over sequences have them.
+fn unit_axes(b: &mut Builder<'_, '_>) -> Option<ValueId> {
+    let x = b.operand_where(&[DataType::Float], |d| d.len() == 3, 3);
+    if b.rank(x) != 3 {
+        return None;
+    }
+    let at = b.c.between(0, 3);
+    let u = b.unsqueeze(x, &[at])?;
+    let perm = shuffled(b, 4);
+    let t = b.add("Transpose", &[Some(u)], vec![("perm", perm.into())])?;
+    let dims = b.dims(t);
+    let unit = dims.iter().position(|&d| d == 1)?;
+    if b.c.chance(70) {
+        return b.with_axes("Squeeze", t, Some(&[unit as i64]), 13, vec![]);
+    }
+    let rest: Vec<i64> =
+        dims.iter().enumerate().filter(|(i, _)| *i != unit).map(|(_, &d)| d).collect();
+    let shape = b.ints(&rest);
+    b.add("Reshape", &[Some(t), Some(shape)], vec![])
 }
 
 /// Transpose, Reshape, Transpose, as heads are split and joined.

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use onnxfix_ir::proto::{GraphProto, ModelProto, TensorProto, ValueInfoProto};
+use onnxfix_ir::proto::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
 use onnxfix_ir::{
     Def, LoadOptions, Model, Name, Tensor, Type, ValueId, check, from_proto, to_proto,
     type_to_proto,
@@ -18,9 +18,11 @@ use crate::{Machine, Sample};
 pub fn shrink(sample: Sample, fails: &dyn Fn(&Sample) -> bool) -> Sample {
     let mut best = sample;
     // Each accepted step makes the sample smaller, so this ends.
-    while let Some(smaller) = steps(&best).into_iter().find_map(|step| {
-        let next = rebuilt(&best, step)?;
-        fails(&next).then_some(next)
+    // What nothing reads goes along, unless it is what fails.
+    while let Some(smaller) = steps(&best).iter().find_map(|step| {
+        [true, false]
+            .into_iter()
+            .find_map(|tidy| rebuilt(&best, step, tidy).filter(|next| fails(next)))
     }) {
         best = smaller;
     }
@@ -31,6 +33,8 @@ pub fn shrink(sample: Sample, fails: &dyn Fn(&Sample) -> bool) -> Sample {
 enum Step {
     /// Drop this output of the model.
     DropOutput(usize),
+    /// Drop a node that nothing reads.
+    DropNode(String),
     /// Make the outputs of a node inputs of the model.
     Feed(String),
     /// Make the outputs of a node constants.
@@ -53,30 +57,28 @@ fn steps(sample: &Sample) -> Vec<Step> {
         steps.extend((0..graph.output.len()).map(Step::DropOutput));
     }
     let values = computed(sample);
+    let mut read = HashSet::new();
+    collect_reads(graph, &mut read);
     let mut bodies = vec![graph];
     while let Some(body) = bodies.pop() {
         for node in &body.node {
             bodies.extend(node.attribute.iter().filter_map(|a| a.g.as_deref()));
             let Some(output) = node.output.first() else { continue };
+            if !node.output.iter().any(|o| read.contains(o)) {
+                steps.push(Step::DropNode(output.clone()));
+            }
             // A Constant is as small as it gets.
             if node.input.is_empty() {
                 continue;
             }
             steps.push(Step::Feed(output.clone()));
             steps.push(Step::Fix(output.clone()));
-            if let ([output], Some(made)) = (&node.output[..], values.get(output)) {
-                let alike = |name: &&String| {
-                    values.get(*name).is_some_and(|t| t.dtype == made.dtype && t.dims == made.dims)
-                };
-                steps.extend(
-                    node.input
-                        .iter()
-                        .filter(alike)
-                        .map(|x| Step::Bypass(output.clone(), x.clone())),
-                );
-            }
+            steps.extend(bypasses(node, &values));
         }
     }
+    steps.extend(
+        proto.functions.iter().flat_map(|f| &f.node).flat_map(|node| bypasses(node, &values)),
+    );
     if !sample.dims.is_empty() {
         steps.push(Step::ForgetSymbols);
     }
@@ -85,6 +87,16 @@ fn steps(sample: &Sample) -> Vec<Step> {
     }
     steps.extend(graph.input.iter().filter_map(|v| v.name.clone()).map(Step::FixInput));
     steps
+}
+
+/// The operands of a node that could stand for its only output.
+fn bypasses(node: &NodeProto, values: &HashMap<String, Tensor>) -> Vec<Step> {
+    let [output] = &node.output[..] else { return Vec::new() };
+    let Some(made) = values.get(output) else { return Vec::new() };
+    let alike = |name: &&String| {
+        values.get(*name).is_some_and(|t| t.dtype == made.dtype && t.dims == made.dims)
+    };
+    node.input.iter().filter(alike).map(|x| Step::Bypass(output.clone(), x.clone())).collect()
 }
 
 /// The elements of every value of the sample, by name.
@@ -104,7 +116,7 @@ fn computed(sample: &Sample) -> HashMap<String, Tensor> {
 }
 
 /// The sample after a step; none where that is no model.
-fn rebuilt(sample: &Sample, step: Step) -> Option<Sample> {
+fn rebuilt(sample: &Sample, step: &Step, tidy: bool) -> Option<Sample> {
     let mut proto = to_proto(&sample.model);
     let mut feeds = sample.feeds.clone();
     let mut dims = sample.dims.clone();
@@ -112,7 +124,10 @@ fn rebuilt(sample: &Sample, step: Step) -> Option<Sample> {
     let graph = proto.graph.as_mut()?;
     match step {
         Step::DropOutput(at) => {
-            graph.output.remove(at);
+            graph.output.remove(*at);
+        }
+        Step::DropNode(output) => {
+            take_node(graph, output)?;
         }
         Step::ForgetTypes => graph.value_info.clear(),
         Step::ForgetSymbols => {
@@ -128,21 +143,30 @@ fn rebuilt(sample: &Sample, step: Step) -> Option<Sample> {
             dims.clear();
         }
         Step::FixInput(name) => {
-            let at = graph.input.iter().position(|v| v.name.as_deref() == Some(&*name))?;
-            if graph.output.iter().any(|o| o.name.as_deref() == Some(&*name)) {
+            let at = graph.input.iter().position(|v| v.name.as_deref() == Some(name.as_str()))?;
+            if graph.output.iter().any(|o| o.name.as_deref() == Some(name.as_str())) {
                 return None;
             }
             graph.input.remove(at);
-            let at = feeds.iter().position(|(n, _)| n == &*name)?;
+            let at = feeds.iter().position(|(n, _)| n.as_str() == name)?;
             let (_, tensor) = feeds.remove(at);
-            graph.initializer.push(constant(&name, &tensor)?);
+            graph.initializer.push(constant(name, &tensor)?);
         }
         Step::Bypass(output, operand) => {
-            take_node(graph, &output)?;
-            rename(graph, &output, &operand);
+            if take_node(graph, output).is_some() {
+                rename(graph, output, operand);
+            } else {
+                let makes = |n: &NodeProto| n.output.contains(output);
+                let function = proto.functions.iter_mut().find(|f| f.node.iter().any(makes))?;
+                if function.output.contains(output) {
+                    return None;
+                }
+                function.node.retain(|n| !makes(n));
+                function.node.iter_mut().for_each(|n| rename_in_node(n, output, operand));
+            }
         }
         Step::Feed(output) => {
-            for name in take_node(graph, &output)? {
+            for name in take_node(graph, output)? {
                 let tensor = values.get(&name)?;
                 graph.input.push(ValueInfoProto {
                     name: Some(name.clone()),
@@ -153,12 +177,14 @@ fn rebuilt(sample: &Sample, step: Step) -> Option<Sample> {
             }
         }
         Step::Fix(output) => {
-            for name in take_node(graph, &output)? {
+            for name in take_node(graph, output)? {
                 graph.initializer.push(constant(&name, values.get(&name)?)?);
             }
         }
     }
-    drop_unread(&mut proto);
+    if tidy {
+        drop_unread(&mut proto);
+    }
     let graph = proto.graph.as_ref()?;
     let named: HashSet<&str> = graph.input.iter().filter_map(|v| v.name.as_deref()).collect();
     feeds.retain(|(name, _)| named.contains(name.as_str()));
@@ -205,18 +231,17 @@ fn take_node(graph: &mut GraphProto, output: &str) -> Option<Vec<String>> {
 
 /// Makes whatever reads `old` read `new`, in bodies as well.
 fn rename(graph: &mut GraphProto, old: &str, new: &str) {
-    for node in &mut graph.node {
-        node.input.iter_mut().filter(|i| *i == old).for_each(|i| new.clone_into(i));
-        node.attribute
-            .iter_mut()
-            .filter_map(|a| a.g.as_deref_mut())
-            .for_each(|g| rename(g, old, new));
-    }
+    graph.node.iter_mut().for_each(|node| rename_in_node(node, old, new));
     graph
         .output
         .iter_mut()
         .filter(|o| o.name.as_deref() == Some(old))
         .for_each(|o| o.name = Some(new.into()));
+}
+
+fn rename_in_node(node: &mut NodeProto, old: &str, new: &str) {
+    node.input.iter_mut().filter(|i| *i == old).for_each(|i| new.clone_into(i));
+    node.attribute.iter_mut().filter_map(|a| a.g.as_deref_mut()).for_each(|g| rename(g, old, new));
 }
 
 fn drop_unread(proto: &mut ModelProto) {
@@ -237,12 +262,23 @@ fn drop_unread(proto: &mut ModelProto) {
     graph.value_info.retain(|v| v.name.as_ref().is_some_and(|n| made.contains(n)));
     let called: HashSet<String> = graph.node.iter().filter_map(|n| n.op_type.clone()).collect();
     proto.functions.retain(|f| f.name.as_ref().is_some_and(|n| called.contains(n)));
+    for function in &mut proto.functions {
+        let mut nodes = usize::MAX;
+        while nodes != function.node.len() {
+            nodes = function.node.len();
+            let mut read: HashSet<String> = function.output.iter().cloned().collect();
+            function.node.iter().for_each(|n| collect_reads_of(n, &mut read));
+            function.node.retain(|n| n.output.iter().any(|o| read.contains(o)));
+        }
+    }
+}
+
+fn collect_reads_of(node: &NodeProto, read: &mut HashSet<String>) {
+    read.extend(node.input.iter().cloned());
+    node.attribute.iter().filter_map(|a| a.g.as_deref()).for_each(|g| collect_reads(g, read));
 }
 
 fn collect_reads(graph: &GraphProto, read: &mut HashSet<String>) {
-    for node in &graph.node {
-        read.extend(node.input.iter().cloned());
-        node.attribute.iter().filter_map(|a| a.g.as_deref()).for_each(|g| collect_reads(g, read));
-    }
+    graph.node.iter().for_each(|node| collect_reads_of(node, read));
     read.extend(graph.output.iter().filter_map(|o| o.name.clone()));
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use onnxfix_generate::{Machine, Sample, Stuck, is_equal, show};
-use onnxfix_ir::text::{Mode, print};
+use onnxfix_ir::text::{Mode, parse, print, print_graph};
 use onnxfix_ir::{LoadOptions, Model, check, from_bytes, infer, to_proto, write_to};
 use onnxfix_passes::{DimBinding, Options, PASSES, Pipeline, Stop, run};
 
@@ -41,6 +41,17 @@ pub(crate) struct Tally {
     pub(crate) unknown: usize,
 }
 
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{} nodes evaluated, {} taken for unknown functions; changed by",
+            self.evaluated, self.unknown
+        )?;
+        self.changed.iter().try_for_each(|(of, n)| writeln!(f, "{n:8} {of}"))
+    }
+}
+
 /// Asks everything of every pass and of both pipelines.
 pub(crate) fn holds(sample: &Sample, tally: &mut Tally) -> Result<(), Failure> {
     let input = |kind, what| Failure { of: "the sample".into(), kind, what };
@@ -58,7 +69,33 @@ pub(crate) fn holds(sample: &Sample, tally: &mut Tally) -> Result<(), Failure> {
     let npu = Pipeline::all().without(PORTABLE_ONLY).expect("passes of the table");
     one("the NPU's pipeline", &npu, true, sample, tally)?;
     let portable = Pipeline::all().without(NPU_ONLY).expect("passes of the table");
-    one("the portable pipeline", &portable, false, sample, tally)
+    one("the portable pipeline", &portable, false, sample, tally)?;
+    stopped_early(&npu, sample)
+}
+
+/// A run that `--max-rewrites` stops leaves a model that computes the same.
+fn stopped_early(pipeline: &Pipeline, sample: &Sample) -> Result<(), Failure> {
+    let failure =
+        |kind, what| Failure { of: "the NPU's pipeline, stopped early".into(), kind, what };
+    let rewrites = 1 + sample.model.all_nodes().count() as u64 % 8;
+    let mut model = sample.model.clone();
+    let options = Options {
+        dims: bindings(sample),
+        static_shapes: true,
+        check_each: true,
+        max_rewrites: Some(rewrites),
+        ..Options::default()
+    };
+    run(&mut model, pipeline, &options, &mut |_, _| {}).map_err(|e| failure("stops", chain(&e)))?;
+    if let Some(broken) = check(&model).first() {
+        return Err(failure("leaves the model broken", broken.to_string()));
+    }
+    same_outputs(&sample.model, &model, sample)
+        .map_err(|(kind, what)| failure(kind, format!("{what}\n{}", text(&model))))
+}
+
+fn bindings(sample: &Sample) -> Vec<DimBinding> {
+    sample.dims.iter().map(|(symbol, n)| DimBinding { symbol: symbol.clone(), value: *n }).collect()
 }
 
 /// One pass or pipeline; a panic is a failure like any other.
@@ -85,10 +122,8 @@ fn asked(
     tally: &mut Tally,
 ) -> Result<(), Failure> {
     let failure = |kind, what: String| Failure { of: name.to_owned(), kind, what };
-    let dims =
-        sample.dims.iter().map(|(symbol, n)| DimBinding { symbol: symbol.clone(), value: *n });
     let options = Options {
-        dims: if static_shapes { dims.collect() } else { Vec::new() },
+        dims: if static_shapes { bindings(sample) } else { Vec::new() },
         static_shapes,
         check_each: true,
         ..Options::default()
@@ -122,7 +157,13 @@ fn asked(
     if let Err(e) = infer::infer(&mut model.clone()) {
         return Err(failure("leaves a contradiction", format!("{e}\n{once}")));
     }
-    stored(&model).map_err(|what| failure("is stored as another model", what))
+    stored(&model).map_err(|what| failure("is stored as another model", what))?;
+    let parsed =
+        parse(&once).map_err(|e| failure("is printed as no model", format!("{e}\n{once}")))?;
+    if print_graph(&parsed, parsed.root()) != print_graph(&model, model.root()) {
+        return Err(failure("is printed as another model", format!("{once}\n{}", text(&parsed))));
+    }
+    Ok(())
 }
 
 /// The error with its causes.
