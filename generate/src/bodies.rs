@@ -64,12 +64,11 @@ impl Builder<'_, '_> {
             return found;
         }
         let source = self.find(|t| t.dtype == dtype && dims.is_none_or(|d| d == t.dims));
-        let source = match source {
-            Some(value) => value,
-            None => {
-                let tensor = data::random(self.c, dtype, dims.unwrap_or(&[2]), true);
-                self.constant(tensor)
-            }
+        let source = if let Some(value) = source {
+            value
+        } else {
+            let tensor = data::random(self.c, dtype, dims.unwrap_or(&[2]), true);
+            self.constant(tensor)
         };
         self.add("Identity", &[Some(source)], vec![])
     }
@@ -137,8 +136,12 @@ pub(crate) fn branch(b: &mut Builder<'_, '_>) -> Option<ValueId> {
         b.model.remove_graph(other);
         return None;
     }
-    given.iter().for_each(|&v| b.model.add_output(then, v));
-    also.iter().for_each(|&v| b.model.add_output(other, v));
+    for &value in &given {
+        b.model.add_output(then, value);
+    }
+    for &value in &also {
+        b.model.add_output(other, value);
+    }
     let bodies =
         vec![("then_branch", AttrValue::Graph(then)), ("else_branch", AttrValue::Graph(other))];
     Some(b.add_many("If", &[Some(condition)], bodies, given.len())?[0])
@@ -151,7 +154,7 @@ pub(crate) fn repeat(b: &mut Builder<'_, '_>) -> Option<ValueId> {
     let rounds = b.c.between(1, 3);
     let rounds = b.constant(Tensor::scalar(rounds));
     let go = if b.c.chance(60) { Some(b.constant(Tensor::scalar(true))) } else { None };
-    let carried: Vec<ValueId> = (0..1 + b.c.below(2)).map(|_| b.operand(DTYPES, 0)).collect();
+    let carried: Vec<ValueId> = (0..=b.c.below(2)).map(|_| b.operand(DTYPES, 0)).collect();
     let (body, outside) = b.begin();
     let round = b.body_input(body, Tensor::scalar(0_i64), true);
     let still = b.body_input(body, Tensor::scalar(true), true);
@@ -175,7 +178,9 @@ pub(crate) fn repeat(b: &mut Builder<'_, '_>) -> Option<ValueId> {
         b.model.remove_graph(body);
         return None;
     }
-    given.iter().for_each(|&v| b.model.add_output(body, v));
+    for &value in &given {
+        b.model.add_output(body, value);
+    }
     let mut inputs = vec![Some(rounds), go];
     inputs.extend(carried.iter().copied().map(Some));
     let made =
@@ -204,7 +209,9 @@ pub(crate) fn scan(b: &mut Builder<'_, '_>) -> Option<ValueId> {
         b.model.remove_graph(body);
         return None;
     }
-    given.iter().for_each(|&v| b.model.add_output(body, v));
+    for &value in &given {
+        b.model.add_output(body, value);
+    }
     let mut attrs = vec![("body", AttrValue::Graph(body)), ("num_scan_inputs", 1.into())];
     if b.c.chance(30) {
         attrs.push(("scan_input_directions", vec![1].into()));
@@ -218,7 +225,7 @@ pub(crate) fn call(b: &mut Builder<'_, '_>) -> Option<ValueId> {
     if b.in_function || b.depth > 0 {
         return None;
     }
-    let arguments: Vec<ValueId> = (0..1 + b.c.below(2)).map(|_| b.operand(DTYPES, 0)).collect();
+    let arguments: Vec<ValueId> = (0..=b.c.below(2)).map(|_| b.operand(DTYPES, 0)).collect();
     let (body, outside) = b.begin();
     b.in_function = true;
     b.scope.clear();

@@ -189,7 +189,7 @@ impl<'c, 'a> Builder<'c, 'a> {
             return found;
         }
         let dtype = self.pick_dtype(dtypes);
-        let rank = rank + if self.c.chance(30) { 1 } else { 0 };
+        let rank = rank + usize::from(self.c.chance(30));
         let dims = self.new_dims(rank);
         let dims = if wanted(&dims) { dims } else { vec![2; rank] };
         self.leaf(dtype, &dims)
@@ -210,11 +210,6 @@ impl<'c, 'a> Builder<'c, 'a> {
             })
             .collect();
         if data::volume(&dims) > ELEMENTS { vec![2; rank] } else { dims }
-    }
-
-    /// Whether a new value may have these dimensions.
-    pub(crate) fn is_small(&self, dims: &[i64]) -> bool {
-        data::volume(dims) <= ELEMENTS && dims.len() <= 6
     }
 
     /// An axis, counted from the front or from the back.
@@ -298,7 +293,7 @@ impl<'c, 'a> Builder<'c, 'a> {
             }
         }
         let made: Vec<ValueId> = self.model[node].outputs().iter().flatten().copied().collect();
-        if left_out || made.iter().any(|&v| !self.is_small(&self.dims(v))) {
+        if left_out || made.iter().any(|&v| !is_small(&self.dims(v))) {
             self.model.remove_node(node);
             return None;
         }
@@ -331,19 +326,16 @@ impl<'c, 'a> Builder<'c, 'a> {
         let mut parts = Vec::new();
         for &n in ints {
             let place = self.find(|t| t.dims.contains(&n)).filter(|_| self.c.chance(70));
-            let scalar = match place {
-                Some(value) => {
-                    let at = self.dims(value).iter().position(|&d| d == n)? as i64;
-                    let shape = self.add("Shape", &[Some(value)], vec![])?;
-                    let at = self.constant(Tensor::scalar(at));
-                    self.add("Gather", &[Some(shape), Some(at)], vec![("axis", 0.into())])?
-                }
-                None => {
-                    let part = self.c.between(-3, 3);
-                    let a = self.constant(Tensor::scalar(part));
-                    let b = self.constant(Tensor::scalar(n.wrapping_sub(part)));
-                    self.add("Add", &[Some(a), Some(b)], vec![])?
-                }
+            let scalar = if let Some(value) = place {
+                let at = self.dims(value).iter().position(|&d| d == n)? as i64;
+                let shape = self.add("Shape", &[Some(value)], vec![])?;
+                let at = self.constant(Tensor::scalar(at));
+                self.add("Gather", &[Some(shape), Some(at)], vec![("axis", 0.into())])?
+            } else {
+                let part = self.c.between(-3, 3);
+                let a = self.constant(Tensor::scalar(part));
+                let b = self.constant(Tensor::scalar(n.wrapping_sub(part)));
+                self.add("Add", &[Some(a), Some(b)], vec![])?
             };
             parts.push(Some(self.unsqueeze(scalar, &[0])?));
         }
@@ -376,4 +368,9 @@ impl<'c, 'a> Builder<'c, 'a> {
     pub(crate) fn producer(&self, value: ValueId) -> Option<NodeId> {
         self.model.producer(value)
     }
+}
+
+/// Whether a value may have these dimensions.
+fn is_small(dims: &[i64]) -> bool {
+    data::volume(dims) <= ELEMENTS && dims.len() <= 6
 }

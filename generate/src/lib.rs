@@ -22,7 +22,7 @@ pub use machine::{Machine, Stuck, Values};
 pub use ops::{NOT_GENERATED, is_left_out};
 pub use shrink::shrink;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use build::Builder;
 use onnxfix_ir::infer::{forget_shapes, infer};
@@ -130,7 +130,9 @@ fn outputs(b: &mut Builder<'_, '_>) {
     if chosen.is_empty() {
         chosen.extend(made.last());
     }
-    chosen.iter().for_each(|&v| b.model.add_output(root, v));
+    for value in chosen {
+        b.model.add_output(root, value);
+    }
 }
 
 /// Gives some dimensions of inputs a name.
@@ -180,8 +182,8 @@ fn reloaded(model: Model, listed: &[ValueId]) -> Model {
 
 /// How often each operator is in a model, bodies included.
 #[must_use]
-pub fn histogram(model: &Model) -> HashMap<String, usize> {
-    let mut counts = HashMap::new();
+pub fn histogram(model: &Model) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
     for (_, node) in model.all_nodes() {
         *counts.entry(node.op().name.as_str().to_owned()).or_default() += 1;
     }

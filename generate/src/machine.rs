@@ -280,7 +280,9 @@ impl<'m> Machine<'m> {
         key.add(n.op().name.as_bytes());
         let mut sorted: Vec<&Attr> = attrs.0.iter().collect();
         sorted.sort_by(|a, b| a.name.cmp(&b.name));
-        sorted.iter().for_each(|a| key.add(format!("{} {:?}", a.name, a.value).as_bytes()));
+        for attr in sorted {
+            key.add(format!("{} {:?}", attr.name, attr.value).as_bytes());
+        }
         let draws = [
             "RandomNormal",
             "RandomUniform",
@@ -296,7 +298,7 @@ impl<'m> Machine<'m> {
             match input {
                 // The shape is all that they look at.
                 Some(t) if n.op().name.ends_with("Like") => {
-                    key.add(format!("{:?}", t.dims).as_bytes())
+                    key.add(format!("{:?}", t.dims).as_bytes());
                 }
                 Some(t) => {
                     key.add(format!("{} {:?}", t.dtype, t.dims).as_bytes());

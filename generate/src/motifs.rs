@@ -9,7 +9,6 @@ use crate::{bodies, ops};
 /// One of them, on values that are there.
 pub(crate) fn any(b: &mut Builder<'_, '_>) {
     let _made = match b.c.below(17) {
-        0 => chain(b),
         1 | 2 => nothing(b),
         3 => again(b),
         4 => unfold(b),

@@ -84,7 +84,7 @@ pub(crate) fn node(b: &mut Builder<'_, '_>, operator: &'static Operator) -> Opti
             let rank = b.c.below(3);
             let dims = b.new_dims(rank);
             let tensor = data::random(b.c, dtype, &dims, false);
-            constant(b, tensor)
+            Some(b.constant(tensor))
         }
         "ConstantOfShape" => constant_of_shape(b),
         "Range" => range(b),
@@ -138,7 +138,7 @@ pub(crate) fn node(b: &mut Builder<'_, '_>, operator: &'static Operator) -> Opti
         "GridSample" | "AffineGrid" => grid(b, operator.name),
         "HannWindow" | "HammingWindow" | "BlackmanWindow" => {
             let n = b.c.between(1, 5);
-            let n = constant(b, Tensor::scalar(n))?;
+            let n = b.constant(Tensor::scalar(n));
             b.add(operator.name, &[Some(n)], vec![])
         }
         "Cast" => cast(b),
@@ -154,11 +154,6 @@ pub(crate) fn node(b: &mut Builder<'_, '_>, operator: &'static Operator) -> Opti
         _ if operator.class == Class::ELEMENTWISE => elementwise(b, operator),
         _ => None,
     }
-}
-
-/// A constant that is never refused.
-fn constant(b: &mut Builder<'_, '_>, tensor: Tensor) -> Option<ValueId> {
-    Some(b.constant(tensor))
 }
 
 /// The types of a parameter that this opset has: the 16-bit float of the brain came with opset 13.
@@ -524,9 +519,9 @@ fn split(b: &mut Builder<'_, '_>) -> Option<ValueId> {
             return None;
         }
         if b.opset >= 13 {
-            inputs.push(Some(b.ints(&parts)))
+            inputs.push(Some(b.ints(&parts)));
         } else {
-            attrs.push(("split", parts.into()))
+            attrs.push(("split", parts.into()));
         }
     } else if b.opset >= 18 {
         attrs.push(("num_outputs", (count as i64).into()));

@@ -21,7 +21,9 @@ fn samples_compute_and_every_operator_is_among_them() {
         evaluated += machine.evaluated;
         unknown += machine.unknown;
         refused += making.refused.len();
-        histogram(&sample.model).into_iter().for_each(|(op, n)| *seen.entry(op).or_default() += n);
+        for (op, n) in histogram(&sample.model) {
+            *seen.entry(op).or_default() += n;
+        }
     }
     let missing: Vec<&str> = op::all()
         .map(|op| op.name)
