@@ -257,7 +257,7 @@ impl Waiting {
 
     /// Lets it go on; it must end with code 2 and say this, and the output must be the old one.
     #[track_caller]
-    fn is_refused(mut self, says: &str) {
+    fn ends_refused(mut self, says: &str) {
         let mut text = String::new();
         self.child.stdout.take().expect("a pipe").read_to_string(&mut text).expect("UTF-8");
         assert!(text.len() > 1 << 16, "more than a pipe holds, or it did not wait");
@@ -274,7 +274,7 @@ fn an_input_that_is_truncated_meanwhile() {
     let run = Waiting::start();
     let file = File::options().write(true).open(run.folder.path("model.onnx")).expect("a file");
     file.set_len(10_000).expect("a file of ours");
-    run.is_refused("model.onnx");
+    run.ends_refused("model.onnx");
 }
 
 #[test]
@@ -285,7 +285,7 @@ fn an_input_that_is_written_to_meanwhile() {
     // A clock may be as coarse as 10 ms.
     thread::sleep(Duration::from_millis(20));
     file.write_all(&bytes).expect("a file of ours");
-    run.is_refused("model.onnx changed while it was being read");
+    run.ends_refused("model.onnx changed while it was being read");
 }
 
 /// The file that was mapped has another name by now, so that only touching its bytes tells.
@@ -300,5 +300,5 @@ fn a_mapped_part_that_is_gone() {
     let copy = File::options().write(true).open(&model).expect("a file");
     copy.set_modified(modified).expect("a file of ours");
     File::options().write(true).open(&moved).and_then(|f| f.set_len(100)).expect("a file of ours");
-    run.is_refused("it was truncated while it was being read");
+    run.ends_refused("it was truncated while it was being read");
 }

@@ -65,10 +65,9 @@ impl Rewrite for DecomposeGatherElements {
             axis if axis == -2 || axis == rank as i64 - 2 => false,
             axis => return unmet(format!("axis {axis} is neither of the last two")),
         };
-        let (rows, columns, read, width) = match last {
-            true => (to[rank - 2], to[rank - 1], from[rank - 2], from[rank - 1]),
-            false => (to[rank - 1], to[rank - 2], from[rank - 1], from[rank - 2]),
-        };
+        let (row_axis, axis) = if last { (rank - 2, rank - 1) } else { (rank - 1, rank - 2) };
+        let (rows, columns) = (to[row_axis], to[axis]);
+        let (read, width) = (from[row_axis], from[axis]);
         if rows != read {
             return unmet("the index leaves out rows");
         }

@@ -530,12 +530,11 @@ mod tests {
     /// More nodes than are evaluated side by side, of which many compute the same.
     #[test]
     fn what_many_nodes_compute_alike_is_stored_once() {
-        let nodes: String = (0..40)
-            .map(|i| {
-                let before = if i == 0 { "x".to_owned() } else { format!("y{}", i - 1) };
-                format!("a{i} = Neg (w)  b{i} = Exp (a{i})  y{i} = Add ({before}, b{i})  ")
-            })
-            .collect();
+        let nodes = (0..40).map(|i| {
+            let before = if i == 0 { "x".to_owned() } else { format!("y{}", i - 1) };
+            format!("a{i} = Neg (w)  b{i} = Exp (a{i})  y{i} = Add ({before}, b{i})  ")
+        });
+        let nodes = nodes.collect::<Vec<_>>().concat();
         let mut model = model(&format!(
             "g (float[2] x) => (float[2] y39) <float[2] w = {{0, 0}}> {{ {nodes} }}"
         ));

@@ -199,7 +199,6 @@ fn inline(model: &mut Model, node: NodeId, callees: &Callees, cx: &mut PassCx<'_
 mod tests {
     use std::fmt::Write as _;
 
-    use super::*;
     use crate::{Options, Pipeline, run};
 
     /// A graph that calls `local.f0`, and these functions.
