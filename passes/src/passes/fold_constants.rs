@@ -543,7 +543,7 @@ mod tests {
         let root = model.root();
         model.remove_dead_initializers(root);
         let text = print_graph(&model, root);
-        assert!(text.contains("float[2] b0 = {1, 1}>"), "{text}");
+        assert!(text.contains("<\n   float[2] b0 = {1, 1}\n> {"), "{text}");
         assert_eq!(model[root].len(), 40);
     }
 }
