@@ -217,7 +217,7 @@ fn names_that_are_not_unique() {
         ..AttributeProto::default()
     };
     let attributes = twice(&|m| {
-        m.graph.as_mut().expect("a graph").node[0].attribute = vec![attribute(1), attribute(2)]
+        m.graph.as_mut().expect("a graph").node[0].attribute = vec![attribute(1), attribute(2)];
     });
     insta::assert_snapshot!(attributes, @r#"
     graph "g" › "y" (Relu): has attribute "a" twice
