@@ -67,7 +67,7 @@ fn agree(a: &Tensor, b: &Tensor) -> bool {
     // Float16 has eleven bits.
     let tolerance = if a.dtype == DataType::Float16 { 4e-3 } else { TOLERANCE };
     let close = |(x, y): (&f64, &f64)| {
-        x.total_cmp(&y).is_eq() || (x.is_nan() && y.is_nan()) || (x - y).abs() <= tolerance * largest
+        x.total_cmp(y).is_eq() || (x.is_nan() && y.is_nan()) || (x - y).abs() <= tolerance * largest
     };
     a.dtype == b.dtype && a.dims == b.dims && x.iter().zip(&y).all(close)
 }
