@@ -97,9 +97,7 @@ fn gathered(m: &Model, root: NodeId) -> Result<Unfold, Miss> {
         .map_err(|_| Miss::NoMatch)?;
     let index = ints(m, index)?;
     let at = |i: i64, j: i64| index.get(usize::try_from(i * columns + j).ok()?).copied();
-    let (Some(start), Some(last)) = (at(0, 0), at(rows - 1, columns - 1)) else {
-        return Err(Miss::NoMatch);
-    };
+    let Some(start) = at(0, 0) else { return Err(Miss::NoMatch) };
     let down = if rows > 1 { at(1, 0).map_or(0, |n| n - start) } else { 0 };
     let right = if columns > 1 { at(0, 1).map_or(0, |n| n - start) } else { 0 };
     let linear =
@@ -107,7 +105,8 @@ fn gathered(m: &Model, root: NodeId) -> Result<Unfold, Miss> {
     if !linear {
         return unmet("the index is not an arithmetic progression");
     }
-    if start < 0 || last >= from[axis] {
+    // A window after the first may begin before it: rows {0, 1} and {-1, 0}.
+    if index.iter().any(|i| !(0..from[axis]).contains(i)) {
         return unmet("the index leaves the axis");
     }
     // The longer side is the window that slides; the other one counts the windows.
@@ -383,6 +382,15 @@ mod tests {
     use crate::testing::{check_skip, rewritten};
 
     /// What torch's `unfold` looks like after folding: two Gathers, the second by the matrix [[0]].
+    #[test]
+    fn stays_where_an_index_counts_from_the_back() {
+        check_skip(
+            &DecomposeUnfold,
+            "g (float[1,2,2,1] x) => (float[1,2,2,2,1] y) <int64[2,2] i = {0, 1, -1, 0}> { y = Gather <axis: int = 2> (x, i) }",
+            "the index leaves the axis",
+        );
+    }
+
     #[test]
     fn columns_may_be_the_windows() {
         let after = rewritten(
