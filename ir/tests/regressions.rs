@@ -22,10 +22,12 @@ fn replay(folder: &str, property: fn(&[u8])) {
 
 #[test]
 fn models_in_protobuf() {
+    replay("proto", properties::proto_is_read);
     replay("proto", properties::proto);
 }
 
 #[test]
 fn models_in_text() {
+    replay("text", properties::text_is_read);
     replay("text", properties::text);
 }

@@ -30,6 +30,22 @@ pub fn proto(bytes: &[u8]) {
     }
 }
 
+/// Bytes are a model, with which the checker finds something wrong or not, or are refused with a message.
+pub fn proto_is_read(bytes: &[u8]) {
+    if let Some(loaded) = load(bytes) {
+        let _ = findings(&loaded.model);
+    }
+}
+
+/// A text is a model or is refused with a message.
+pub fn text_is_read(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    match text::parse(text) {
+        Ok(model) => drop(findings(&model)),
+        Err(err) => assert!(!err.render(text).is_empty()),
+    }
+}
+
 /// A text is a model or is refused with a message. A model is printed such that it can be read again and is the same one,
 /// and stored such that it loads.
 pub fn text(bytes: &[u8]) {

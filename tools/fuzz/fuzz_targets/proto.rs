@@ -3,8 +3,15 @@
 
 use libfuzzer_sys::{fuzz_crossover, fuzz_mutator, fuzz_target, fuzzer_mutate};
 use onnxfix_fuzz::mutate::{cross, mutate};
+use onnxfix_fuzz::{is_thorough, properties};
 
-fuzz_target!(|bytes: &[u8]| onnxfix_fuzz::properties::proto(bytes));
+fuzz_target!(|bytes: &[u8]| {
+    if is_thorough(bytes) {
+        properties::proto(bytes);
+    } else {
+        properties::proto_is_read(bytes);
+    }
+});
 
 fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
     match mutate(&data[..size], max_size, seed) {

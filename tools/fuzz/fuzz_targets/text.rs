@@ -2,5 +2,12 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use onnxfix_fuzz::{is_thorough, properties};
 
-fuzz_target!(|bytes: &[u8]| onnxfix_fuzz::properties::text(bytes));
+fuzz_target!(|bytes: &[u8]| {
+    if is_thorough(bytes) {
+        properties::text(bytes);
+    } else {
+        properties::text_is_read(bytes);
+    }
+});
