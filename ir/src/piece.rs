@@ -68,16 +68,23 @@ pub(crate) fn same_bytes(a: &[u8], b: &[u8]) -> bool {
 }
 
 /// Writes to a file in pieces of one size, so that each begins at a multiple of it.
-pub(crate) struct PieceWriter {
+pub(crate) struct PieceWriter<'h> {
     file: File,
     piece: Box<[u8]>,
     /// Bytes of the piece that are there.
     filled: usize,
+    /// Gets everything that is written, where it is asked for.
+    hasher: Option<&'h mut blake3::Hasher>,
 }
 
-impl PieceWriter {
-    pub(crate) fn new(file: File) -> PieceWriter {
-        PieceWriter { file, piece: vec![0; PIECE].into(), filled: 0 }
+impl<'h> PieceWriter<'h> {
+    pub(crate) fn new(file: File) -> PieceWriter<'h> {
+        PieceWriter { file, piece: vec![0; PIECE].into(), filled: 0, hasher: None }
+    }
+
+    /// A writer that hashes what it writes.
+    pub(crate) fn hashing(file: File, hasher: &'h mut blake3::Hasher) -> PieceWriter<'h> {
+        PieceWriter { hasher: Some(hasher), ..PieceWriter::new(file) }
     }
 
     /// Writes bytes; those that are a view of a mapped file are read from that file, so that none of them stay in
@@ -101,7 +108,7 @@ impl PieceWriter {
     }
 }
 
-impl Write for PieceWriter {
+impl Write for PieceWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let step = (PIECE - self.filled).min(bytes.len());
         self.piece[self.filled..][..step].copy_from_slice(&bytes[..step]);
@@ -110,7 +117,11 @@ impl Write for PieceWriter {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.write_all(&self.piece[..self.filled])?;
+        let piece = &self.piece[..self.filled];
+        self.file.write_all(piece)?;
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(piece);
+        }
         self.filled = 0;
         Ok(())
     }

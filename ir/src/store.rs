@@ -44,7 +44,8 @@ pub enum ExternalData {
     /// Into the model, unless it gets too large for protobuf (2 GiB).
     #[default]
     Auto,
-    /// Into a second file, named like the model with `.data` added: those of 1 KiB and more.
+    /// Into a second file beside the model: those of 1 KiB and more. Its name, `MODEL.HASH.data`, follows from what is in
+    /// it, so no model ever refers to a file that holds something else.
     Always,
     /// Into the model, whatever its size.
     Never,
@@ -57,6 +58,9 @@ pub struct Stored {
     pub size: u64,
     /// The file with the elements of large initializers, and its size.
     pub data: Option<(PathBuf, u64)>,
+    /// Files with the elements of earlier models of this name, which this one does not use. They stay, since another
+    /// run may be about to use them.
+    pub unused: Vec<PathBuf>,
 }
 
 /// Why a model cannot be written.
@@ -121,6 +125,7 @@ pub fn store(model: &Model, path: &Path, options: &StoreOptions) -> Result<Store
 
     let cx = Cx { model, embed: true };
     let mut data = DataFile::default();
+    let mut data_file: Option<(NewFile, PathBuf)> = None;
     let mut rope = Rope::default();
     if options.external_data != ExternalData::Always {
         rope = Rope::model(cx.model());
@@ -131,8 +136,21 @@ pub fn store(model: &Model, path: &Path, options: &StoreOptions) -> Result<Store
             && is_replaceable)
     {
         let mut proto = cx.model();
-        data.location = format!("{name}.data");
         proto.graph.iter_mut().for_each(|graph| data.take(graph));
+        if !data.tensors.is_empty() {
+            let plain = path.with_file_name(format!("{name}.data"));
+            let mut hasher = blake3::Hasher::new();
+            let file = NewFile::write(
+                &plain,
+                |file| PieceWriter::hashing(file, &mut hasher),
+                |out| data.write_to(out),
+            )
+            .map_err(failed(&plain))?;
+            let hash = hasher.finalize().to_hex();
+            let location = format!("{name}.{}.data", &hash[..HASH_DIGITS]);
+            proto.graph.iter_mut().for_each(|graph| locate(graph, &location));
+            data_file = Some((file, path.with_file_name(location)));
+        }
         rope = Rope::model(proto);
     }
     if rope.len() > MAX_MESSAGE {
@@ -141,19 +159,38 @@ pub fn store(model: &Model, path: &Path, options: &StoreOptions) -> Result<Store
     if !is_replaceable {
         let mut file = OpenOptions::new().write(true).open(path).map_err(failed(path))?;
         rope.write_to(&mut file).map_err(failed(path))?;
-        return Ok(Stored { size: rope.len(), data: None });
+        return Ok(Stored { size: rope.len(), data: None, unused: Vec::new() });
     }
-    let model_file = NewFile::write(path, |out| rope.write_to_file(out)).map_err(failed(path))?;
-    // The data comes first: a model without its data is worse than data without its model.
-    let mut stored = Stored { size: rope.len(), data: None };
-    if !data.tensors.is_empty() {
-        let path = parent(path).join(&data.location);
-        let file = NewFile::write(&path, |out| data.write_to(out)).map_err(failed(&path))?;
-        file.put_in_place().map_err(failed(&path))?;
-        stored.data = Some((path, data.len));
+    let model_file = NewFile::write(path, PieceWriter::new, |out| rope.write_to_file(out))
+        .map_err(failed(path))?;
+    // The data comes first: whenever the process ends, the model that is there has its own data beside it.
+    let mut stored = Stored { size: rope.len(), data: None, unused: Vec::new() };
+    if let Some((file, place)) = data_file {
+        file.put_in_place(&place).map_err(failed(&place))?;
+        stored.data = Some((place, data.len));
     }
-    model_file.put_in_place().map_err(failed(path))?;
+    model_file.put_in_place(path).map_err(failed(path))?;
+    stored.unused = data_files(path, name);
+    stored.unused.retain(|file| stored.data.as_ref().is_none_or(|(used, _)| used != file));
     Ok(stored)
+}
+
+/// Digits of the hash in the name of a file with external data.
+const HASH_DIGITS: usize = 16;
+
+/// The files beside `path` that were written for a model of that name.
+fn data_files(path: &Path, name: &str) -> Vec<PathBuf> {
+    let is_ours = |file: &str| {
+        let hash = file.strip_prefix(name).and_then(|rest| rest.strip_prefix('.'));
+        let hash = hash.and_then(|rest| rest.strip_suffix(".data"));
+        hash.is_some_and(|h| h.len() == HASH_DIGITS && h.bytes().all(|b| b.is_ascii_hexdigit()))
+    };
+    let Ok(folder) = fs::read_dir(parent(path)) else { return Vec::new() };
+    let files = folder.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut found: Vec<PathBuf> =
+        files.filter(|file| is_ours(file)).map(|file| path.with_file_name(file)).collect();
+    found.sort();
+    found
 }
 
 /// Writes a model as one message.
@@ -191,7 +228,6 @@ fn all_loaded(model: &Model) -> Result<(), StoreError> {
 /// Tensors on their way to a file beside the model.
 #[derive(Default)]
 struct DataFile {
-    location: String,
     tensors: Vec<(u64, Bytes)>,
     len: u64,
 }
@@ -206,7 +242,6 @@ impl DataFile {
             let offset = self.len.next_multiple_of(ALIGNMENT);
             let entry = |key: &str, value: String| (key.to_owned(), value);
             tensor.external_data = entries(&[
-                entry("location", self.location.clone()),
                 entry("offset", offset.to_string()),
                 entry("length", raw.len().to_string()),
             ]);
@@ -220,7 +255,7 @@ impl DataFile {
         }
     }
 
-    fn write_to(&self, out: &mut PieceWriter) -> io::Result<()> {
+    fn write_to(&self, out: &mut PieceWriter<'_>) -> io::Result<()> {
         let mut at = 0;
         for (offset, bytes) in &self.tensors {
             io::copy(&mut io::repeat(0).take(offset - at), out)?;
@@ -231,35 +266,53 @@ impl DataFile {
     }
 }
 
-/// A complete file under a temporary name, which goes away unless it is put in place.
-struct NewFile<'a> {
-    temporary: PathBuf,
-    path: &'a Path,
+/// Says where the elements are that [`DataFile::take`] took.
+fn locate(graph: &mut GraphProto, location: &str) {
+    let taken = |t: &&mut TensorProto| t.external_data.first().is_some_and(is_offset);
+    for tensor in graph.initializer.iter_mut().filter(taken) {
+        let entry = ("location".to_owned(), location.to_owned());
+        tensor.external_data.splice(0..0, entries(&[entry]));
+    }
+    let attributes = graph.node.iter_mut().flat_map(|node| &mut node.attribute);
+    for body in attributes.flat_map(|a| a.g.as_deref_mut().into_iter().chain(&mut a.graphs)) {
+        locate(body, location);
+    }
 }
 
-impl<'a> NewFile<'a> {
-    fn write(
-        path: &'a Path,
-        write: impl FnOnce(&mut PieceWriter) -> io::Result<()>,
-    ) -> io::Result<NewFile<'a>> {
+fn is_offset(entry: &StringStringEntryProto) -> bool {
+    entry.key.as_deref() == Some("offset")
+}
+
+/// A complete file under a temporary name, which goes away unless it is put in place.
+struct NewFile {
+    temporary: PathBuf,
+}
+
+impl NewFile {
+    /// Writes a file that is to stand at `path` or beside it.
+    fn write<'w>(
+        path: &Path,
+        writer: impl FnOnce(File) -> PieceWriter<'w>,
+        write: impl FnOnce(&mut PieceWriter<'w>) -> io::Result<()>,
+    ) -> io::Result<NewFile> {
         let (file, temporary) = create_beside(path)?;
-        let new = NewFile { temporary, path };
+        let new = NewFile { temporary };
         // Who could not read the old file shall not read the new one. Some file systems have no permissions to set.
         if let Ok(old) = fs::metadata(path) {
             let _ = file.set_permissions(old.permissions());
         }
-        let mut out = PieceWriter::new(file);
+        let mut out = writer(file);
         write(&mut out)?;
         out.flush()?;
         Ok(new)
     }
 
-    fn put_in_place(self) -> io::Result<()> {
-        fs::rename(&self.temporary, self.path)
+    fn put_in_place(self, path: &Path) -> io::Result<()> {
+        fs::rename(&self.temporary, path)
     }
 }
 
-impl Drop for NewFile<'_> {
+impl Drop for NewFile {
     fn drop(&mut self) {
         // After the rename there is nothing of that name, and when removing fails there is nothing to be done.
         let _ = fs::remove_file(&self.temporary);

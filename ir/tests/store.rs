@@ -104,16 +104,38 @@ fn large_elements_come_out_as_they_went_in() {
     assert!(!both[0][0].same_content(&both[0][1]));
 }
 
+/// Where the elements of `large` go.
+const DATA: &str = "m.onnx.57da3cbb768391ea.data";
+
+/// A process may end at any moment: whichever model is there, its own elements are beside it.
+#[test]
+fn a_model_with_other_elements_has_another_data_file() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("m.onnx");
+    let first = store(&build(large()), &path, &options(ExternalData::Always)).expect("files");
+    let old = fs::read(&path).expect("a model");
+    let mut other = large();
+    for tensor in &mut other.graph.as_mut().expect("a graph").initializer {
+        tensor.raw_data = tensor.raw_data.take().map(|raw| raw.iter().map(|b| b ^ 1).collect());
+    }
+    let second = store(&build(other), &path, &options(ExternalData::Always)).expect("files");
+    assert_eq!(second.unused, first.data.map(|(path, _)| path).into_iter().collect::<Vec<_>>());
+    fs::write(&path, old).expect("the model as it was before the second one was put in place");
+    let loaded = load(&path, &LoadOptions::default()).expect("a model");
+    store(&loaded.model, &path, &StoreOptions::default()).expect("a file");
+    assert!(ModelProto::decode(&fs::read(&path).expect("a file")[..]) == Ok(large()));
+}
+
 #[test]
 fn a_failure_leaves_the_old_file_and_no_other() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("m.onnx");
     fs::write(&path, "old").expect("a file");
     // The data file cannot be put in place of a folder.
-    fs::create_dir(dir.path().join("m.onnx.data")).expect("a folder");
+    fs::create_dir(dir.path().join(DATA)).expect("a folder");
     assert!(store(&build(large()), &path, &options(ExternalData::Always)).is_err());
     assert_eq!(fs::read(&path).expect("a file"), b"old");
-    assert_eq!(files(dir.path()), ["m.onnx", "m.onnx.data"]);
+    assert_eq!(files(dir.path()), ["m.onnx", DATA]);
 }
 
 #[test]
@@ -121,9 +143,9 @@ fn external_data_goes_out_and_comes_back() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("m.onnx");
     let stored = store(&build(large()), &path, &options(ExternalData::Always)).expect("files");
-    assert_eq!(files(dir.path()), ["m.onnx", "m.onnx.data"]);
+    assert_eq!(files(dir.path()), ["m.onnx", DATA]);
     // The second tensor begins at a multiple of 4096.
-    assert_eq!(stored.data, Some((dir.path().join("m.onnx.data"), 20480 + 8000)));
+    assert_eq!(stored.data, Some((dir.path().join(DATA), 20480 + 8000)));
     let loaded = load(&path, &LoadOptions::default()).expect("a model");
     assert_eq!(loaded.sources.len(), 2);
     store(&loaded.model, &path, &StoreOptions::default()).expect("a file");

@@ -167,6 +167,14 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
                 bytes(*size)
             ));
         }
+        if !stored.unused.is_empty() {
+            let unused: Vec<String> =
+                stored.unused.iter().map(|path| path.display().to_string()).collect();
+            out.note(&format!(
+                "weights of earlier models of this name are still there and may be deleted: {}",
+                unused.join(", ")
+            ));
+        }
         report.output = Some(target_path.clone());
     }
     drop(progress);
