@@ -233,7 +233,7 @@ fn a_folder_that_is_read_only() {
 }
 
 /// Where [`external`] has its weights.
-const DATA: &str = "model.onnx.0000000000000000.data";
+const DATA: &str = "model.onnx.01ec8a5142df8357.data";
 
 /// `model.onnx` with its weights in [`DATA`].
 fn external() -> Folder {

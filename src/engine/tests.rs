@@ -149,9 +149,11 @@ fn external_data_are_found_beside_the_link_and_beside_the_file() {
         g (float[256] x) => (float[256] y) <float[256] w = {{{elements}}}> {{ y = Add (x, w) }}"#
     ));
     let options = StoreOptions { external_data: ExternalData::Always };
-    store(&model.expect("a model in ONNX text"), &at("blobs/model.onnx"), &options)
-        .expect("stored");
-    std::fs::rename(at("blobs/model.onnx.data"), at("blobs/weights")).expect("renamed");
+    let model = model.expect("a model in ONNX text");
+    let stored = store(&model, &at("blobs/model.onnx"), &options).expect("stored");
+    let (data, _) = stored.data.expect("elements of their own");
+    let name = data.file_name().expect("a file").to_owned();
+    std::fs::rename(&data, at("blobs/weights")).expect("renamed");
     std::os::unix::fs::symlink(at("blobs/model.onnx"), at("links/model.onnx")).expect("linked");
 
     let path = at("links/model.onnx");
@@ -165,7 +167,7 @@ fn external_data_are_found_beside_the_link_and_beside_the_file() {
     let missing = Engine::load(&request).expect_err("no data yet").to_string();
     assert!(missing.starts_with(r#"external data of tensor "w" cannot be read"#), "{missing}");
 
-    std::os::unix::fs::symlink(at("blobs/weights"), at("links/model.onnx.data")).expect("linked");
+    std::os::unix::fs::symlink(at("blobs/weights"), at("links").join(name)).expect("linked");
     let engine = Engine::load(&request).expect("loads");
     let y = engine.run(&[Tensor::new(&[256], vec![0.5_f32; 256])]).expect("runs").remove(0);
     assert_eq!(y.to_floats().map(|y| (y[0], y[255])), Some((0.5, 255.5)));
