@@ -18,6 +18,7 @@
 //! - For the domain of each node the model (or the function that the node is in) imports an operator set, and the
 //!   operator is in that set, if the table knows it.
 //! - A node has the inputs, outputs and attributes that its operator needs, and no more inputs and outputs than it has.
+//! - The model states the version of its format, and imports an operator set.
 //! - A node has an attribute once, a graph one version of each operator set, and the model one function of each name.
 //! - Element types, as far as they are known, are among those the operator takes, and equal where it asks for that.
 //!
@@ -77,6 +78,11 @@ pub enum Violation {
     /// A graph gives out a value of another one.
     #[error("is {0:?} of another graph")]
     ForeignOutput(Name),
+    /// The file would not say what it is, and no program would read it.
+    #[error(
+        "the model states no version of the format (ir_version) or imports no operator set (opset_import)"
+    )]
+    NoVersions,
     /// No operator set is imported for the domain.
     #[error("no operator set is imported for domain {0:?}")]
     NoOpset(String),
@@ -450,9 +456,14 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// One version of each domain.
+    /// The versions that a model must state, and one version of each domain.
     fn opsets(&mut self) {
         let model = self.model;
+        // Operator sets came with version 3 of the format.
+        let states = |ir_version: i64| ir_version < 3 || !model.opsets.is_empty();
+        if let Some(root) = model.root.filter(|_| !model.header.ir_version.is_some_and(states)) {
+            self.report(Place::graph(model, root), Violation::NoVersions);
+        }
         let functions = model.functions.iter().map(|f| (f.body, &f.opsets));
         for (graph, opsets) in
             model.root.map(|root| (root, &model.opsets)).into_iter().chain(functions)

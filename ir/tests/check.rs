@@ -40,9 +40,16 @@ fn names_that_are_taken() {
 }
 
 #[test]
+fn a_model_that_does_not_say_its_versions() {
+    let (mut m, _) = model();
+    m.header.ir_version = None;
+    insta::assert_snapshot!(broken(&m), @r#"graph "g": the model states no version of the format (ir_version) or imports no operator set (opset_import)"#);
+}
+
+#[test]
 fn an_operator_set_that_is_not_imported() {
     let (mut m, _) = model();
-    m.opsets.clear();
+    m.opsets[0].domain = Some("other".into());
     insta::assert_snapshot!(broken(&m), @r#"graph "g" › "y" (Add): no operator set is imported for domain """#);
 }
 

