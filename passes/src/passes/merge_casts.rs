@@ -27,6 +27,8 @@ declare_pass! {
     /// ## Applies when
     /// - The first Cast keeps every value: to a wider integer or float of the same kind, or from bool to a number.
     /// - What follows is a Cast, or an operator that takes int32 indices as well and the value is its index.
+    /// - A Cast that follows gives the same number from either type. What an integer makes of a float beyond its range
+    ///   is open, while from an integer it keeps the low bits: int16 by way of float to uint8 stays.
     ///
     /// ## Numerics
     /// Exact.
@@ -50,11 +52,18 @@ impl Rewrite for MergeCasts {
         if !keeps_values(from, through) {
             return unmet(format!("the cast from {from} to {through} loses values"));
         }
-        if slot == 1 && from != DataType::Int32 {
+        if m[root].op().is("Cast") {
+            let to = dtype(m, output(m, root)?)?;
+            if to == DataType::String {
+                return unmet("the same number is written differently in another type");
+            }
+            if !converts_alike(from, through, to) {
+                return unmet(format!(
+                    "{to} may differ between numbers of {from} and of {through}"
+                ));
+            }
+        } else if from != DataType::Int32 {
             return unmet(format!("{from} is no type of an index"));
-        }
-        if m[root].op().is("Cast") && output_is_string(m, root) {
-            return unmet("the same number is written differently in another type");
         }
         let mut patch = Patch::new(m, root);
         patch.set_input(root, slot, x);
@@ -62,8 +71,15 @@ impl Rewrite for MergeCasts {
     }
 }
 
-fn output_is_string(m: &Model, node: NodeId) -> bool {
-    output(m, node).is_ok_and(|y| m[y].dtype() == Some(DataType::String))
+/// Whether a number of `from` comes out as `to` in the same way where it is held as a `through`, which keeps it.
+fn converts_alike(from: DataType, through: DataType, to: DataType) -> bool {
+    use DataType::{Bfloat16, Bool, Double, Float, Float16};
+    // To a float the number is rounded once, and as a bool it is compared with 0.
+    matches!(to, Bool | Float | Double | Float16 | Bfloat16)
+        // Integers keep the low bits of either; a bool is 0 or 1.
+        || (to.is_integer() && (through.is_integer() || from == Bool))
+        || to == from
+        || (to.is_integer() && keeps_values(from, to))
 }
 
 /// Whether every value of `from` is a value of `to`, and comes out of it as the same number.
@@ -122,6 +138,40 @@ mod tests {
             &MergeCasts,
             "g (float[2] x) => (float[2] y) { i = Cast <to = 6> (x)  y = Cast <to = 1> (i) }",
             "the cast from float to int32 loses values",
+        );
+    }
+
+    #[test]
+    fn stays_where_a_number_may_be_beyond_the_range_of_the_last_type() {
+        for (from, through, to) in
+            [("int16", "1", "2"), ("int16", "1", "3"), ("float16", "1", "6"), ("uint8", "1", "3")]
+        {
+            let text = format!(
+                "g ({from}[2] x) => (y) {{ f = Cast <to: int = {through}> (x)  y = Cast <to: int = {to}> (f) }}"
+            );
+            check_skip(&MergeCasts, &text, "may differ");
+        }
+    }
+
+    #[test]
+    fn integers_by_way_of_a_float_that_fit_are_merged() {
+        let after = rewritten(
+            &MergeCasts,
+            "g (uint8[2] x) => (int64[2] y) { f = Cast <to: int = 1> (x)  y = Cast <to: int = 7> (f) }",
+        );
+        insta::assert_snapshot!(after, @r"
+        g (uint8[2] x) => (int64[2] y) {
+           y = Cast <to: int = 7> (x)
+        }
+        ");
+    }
+
+    #[test]
+    fn only_int32_is_an_index_everywhere() {
+        check_skip(
+            &MergeCasts,
+            "g (bool[2] x, float[2] v) => (float[2,3] y) <int64 d = {3}> { i = Cast <to = 7> (x)  y = OneHot (i, d, v) }",
+            "bool is no type of an index",
         );
     }
 }
