@@ -105,6 +105,15 @@ pub(crate) fn dims(m: &Model, value: ValueId) -> Result<Dims, Miss> {
     }
 }
 
+/// The dimensions, if all are known and none is 0: the second operand of a Reshape means by 0 the input's dimension.
+pub(crate) fn dims_of_elements(m: &Model, value: ValueId) -> Result<Dims, Miss> {
+    let dims = dims(m, value)?;
+    if dims.contains(&0) {
+        return unmet(format!("{:?} has no elements", m[value].name()));
+    }
+    Ok(dims)
+}
+
 /// The element type.
 pub(crate) fn dtype(m: &Model, value: ValueId) -> Result<DataType, Miss> {
     match m[value].dtype() {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use onnxfix_ir::{Model, NodeId, Tensor, ValueId};
 
-use crate::matching::{Dims, computed, dims, input, is_reshape, output, producer, used_once};
+use crate::matching::{
+    Dims, computed, dims, dims_of_elements, input, is_reshape, output, producer, used_once,
+};
 use crate::patch::attrs;
 use crate::{Miss, Operand, Patch, Rewrite, declare_pass, unmet};
 
@@ -40,7 +42,8 @@ declare_pass! {
     /// ## Applies when
     /// - The index is constant, equal for all batches and heads, and on the last axis depends on `i - j` only. An index
     ///   on the axis before is taken for the transposed problem.
-    /// - The scores are a MatMul that nothing else reads, perhaps with batch and heads merged; its shapes are static.
+    /// - The scores are a MatMul that nothing else reads, perhaps with batch and heads merged; its shapes are static, and
+    ///   there are elements.
     ///
     /// ## Numerics
     /// Exact: the same dot products, at other places.
@@ -55,7 +58,7 @@ impl Rewrite for DecomposeGatherElements {
     fn try_rewrite(&self, m: &Model, root: NodeId) -> Result<Patch, Miss> {
         let (scores, index, y) = (input(m, root, 0)?, input(m, root, 1)?, output(m, root)?);
         let (product, front) = product(m, scores)?;
-        let (from, to) = (dims(m, scores)?, dims(m, y)?);
+        let (from, to) = (dims(m, scores)?, dims_of_elements(m, y)?);
         let rank = to.len();
         if rank < 2 || from.len() != rank || from[..rank - 2] != to[..rank - 2] {
             return unmet("the index leaves out batches or heads");
@@ -320,6 +323,16 @@ g (float[1,2,2,8] q, float[2,8,3] table) => (float[2,2,2] y) <int64[3] merged = 
 g (float[2,3] x) => (float[2,2] y) <int64[2,2] index = {1, 0, 2, 1}> {
    y = GatherElements <axis: int = 1> (x, index)
 }",
+        );
+    }
+
+    #[test]
+    fn scores_without_elements_stay() {
+        check_skip(
+            &DecomposeGatherElements,
+            "g (float[0,2,8] q, float[8,3] table) => (float[0,2,2] y) <int64[2,2] i = {1, 0, 2, 1}, int64[3] s = {0, 2, 2}>
+             { index = Expand (i, s)  scores = MatMul (q, table)  y = GatherElements <axis: int = 2> (scores, index) }",
+            "has no elements",
         );
     }
 }

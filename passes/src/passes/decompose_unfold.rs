@@ -2,7 +2,9 @@
 
 use onnxfix_ir::{Model, NodeId, ValueId};
 
-use crate::matching::{Dims, dims, input, ints, is_reshape, output, perm, uniform};
+use crate::matching::{
+    Dims, dims, dims_of_elements, input, ints, is_reshape, output, perm, uniform,
+};
 use crate::{Miss, Operand, Patch, Rewrite, declare_pass, unmet};
 
 declare_pass! {
@@ -45,7 +47,7 @@ declare_pass! {
     /// - A Gather's index is a constant matrix whose rows (or columns) are 0, 1, 2 … shifted by equal steps, proven on its
     ///   values; or a Concat stacks slices of equal length at equally spaced starts along a new axis.
     /// - There are 2 to 64 windows.
-    /// - Shapes are static. The sequence is looked for behind Transposes, axes of length 1 and a constant Pad, so that it
+    /// - Shapes are static, and there are elements. The sequence is looked for behind Transposes, axes of length 1 and a constant Pad, so that it
     ///   is sliced in the layout it was made in.
     ///
     /// ## Numerics
@@ -63,7 +65,7 @@ impl Rewrite for DecomposeUnfold {
 
     fn try_rewrite(&self, m: &Model, root: NodeId) -> Result<Patch, Miss> {
         let unfold = if m[root].op().is("Gather") { gathered(m, root)? } else { stacked(m, root)? };
-        let out = dims(m, output(m, root)?)?;
+        let out = dims_of_elements(m, output(m, root)?)?;
         let mut patch = Patch::new(m, root);
         let y = unfold.build(m, &mut patch, &out)?;
         patch.replace(output(m, root)?, y);
@@ -483,6 +485,15 @@ mod tests {
                 y = Concat <axis = 0> (p, q, p)
              }",
             "equal distances",
+        );
+    }
+
+    #[test]
+    fn windows_without_elements_stay() {
+        check_skip(
+            &DecomposeUnfold,
+            "g (float[3,0] x) => (float[2,2,0] y) <int64[2,2] i = {0, 1, 1, 2}> { y = Gather (x, i) }",
+            "has no elements",
         );
     }
 }

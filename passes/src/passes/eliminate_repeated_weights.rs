@@ -2,7 +2,7 @@
 
 use onnxfix_ir::{Model, NodeId, Tensor, ValueId};
 
-use crate::matching::{Dims, computed, dims, input, is_computed, output};
+use crate::matching::{Dims, computed, dims, dims_of_elements, input, is_computed, output};
 use crate::{Miss, Patch, Rewrite, declare_pass, unmet};
 
 declare_pass! {
@@ -29,7 +29,8 @@ declare_pass! {
     ///
     /// ## Applies when
     /// - One operand has rank 3 and is constant, or a few nodes compute it from constants, and its matrices repeat after the first few, which are at least two.
-    /// - The other operand has rank 3 and as many matrices; its shape is static.
+    /// - The other operand has rank 3 and as many matrices; its shape is static, and the
+    ///   product has elements.
     ///
     /// ## Numerics
     /// Exact: the same products.
@@ -48,7 +49,7 @@ impl Rewrite for EliminateRepeatedWeights {
         let found = operands.iter().position(|&v| of_three_axes(v) && is_computed(m, v));
         let weights = found.ok_or(Miss::NoMatch)?;
         let (w, x) = (operands[weights], operands[1 - weights]);
-        let (of_w, of_x, of_y) = (dims(m, w)?, dims(m, x)?, dims(m, y)?);
+        let (of_w, of_x, of_y) = (dims(m, w)?, dims(m, x)?, dims_of_elements(m, y)?);
         let ([all, ..], [samples, rows, columns]) = (&of_w[..], &of_x[..]) else {
             return Err(Miss::NoMatch);
         };
@@ -159,6 +160,15 @@ g (float[4,3,2] q) => (float[4,3,1] y) <float[2,1,2] w = {1, 2, 3, 4}, int64[3] 
         untouched(
             &EliminateRepeatedWeights,
             "g (float[2,3,1] q) => (float[2,3,1] y) <float[1,1] w = {1}> { y = MatMul (q, w) }",
+        );
+    }
+
+    #[test]
+    fn products_without_elements_stay() {
+        check_skip(
+            &EliminateRepeatedWeights,
+            "g (float[2,0,1] q) => (float[2,0,1] y) <float[2,1,1] w = {1, 1}> { y = MatMul (q, w) }",
+            "has no elements",
         );
     }
 }

@@ -2,7 +2,9 @@
 
 use onnxfix_ir::{Model, NodeId};
 
-use crate::matching::{Dims, RESHAPES, dims, input, is_reshape, output, perm, producer, used_once};
+use crate::matching::{
+    Dims, RESHAPES, dims_of_elements, input, is_reshape, output, perm, producer, used_once,
+};
 use crate::{Miss, Patch, Rewrite, declare_pass, unmet};
 
 declare_pass! {
@@ -30,7 +32,7 @@ declare_pass! {
     ///
     /// ## Applies when
     /// - The first Reshape only adds axes of length 1, or the second one only drops such axes.
-    /// - Nothing else reads what is between them. Shapes are static.
+    /// - Nothing else reads what is between them. Shapes are static, and there are elements.
     ///
     /// ## Numerics
     /// Exact.
@@ -51,7 +53,8 @@ impl Rewrite for EliminateUnitAxes {
         if !used_once(m, shaped) || !used_once(m, turned) {
             return unmet("something else reads what is between the reshapes");
         }
-        let (a, b, c, d) = (dims(m, x)?, dims(m, shaped)?, dims(m, turned)?, dims(m, y)?);
+        let [a, b, c, d] = [x, shaped, turned, y].map(|v| dims_of_elements(m, v));
+        let (a, b, c, d) = (a?, b?, c?, d?);
         let perm = perm(m, transpose, b.len());
         let mut patch = Patch::new(m, root);
         let result = if let Some(kept) = without_units(&c, &d) {
@@ -132,6 +135,16 @@ mod tests {
             "g (float[3,6,8] x) => (float[6,6,4] y) <int64[4] s = {3, 6, 2, 4}, int64[3] t = {6, 6, 4}>
              { a = Reshape (x, s)  b = Transpose <perm = [0, 2, 1, 3]> (a)  y = Reshape (b, t) }",
             "neither reshape",
+        );
+    }
+
+    #[test]
+    fn without_elements_there_is_no_shape_to_write() {
+        check_skip(
+            &EliminateUnitAxes,
+            "g (float[3,0] x) => (float[3,0] y) <int64[1] i = {0}, int64[1] j = {1}>
+             { a = Unsqueeze (x, i)  b = Transpose <perm = [1, 0, 2]> (a)  y = Squeeze (b, j) }",
+            "has no elements",
         );
     }
 }
