@@ -2,7 +2,9 @@
 //!
 //! Integers wrap around, division truncates. Until opset 6 broadcasting was by attribute; that is not inferred.
 
-use super::infer::{Inferred, any_dtype, broadcast_inputs, one as output};
+use std::ops::Range;
+
+use super::infer::{Inferred, any_dtype, broadcast_inputs, merge, one as output};
 use super::kernel::{
     Number, Walk, broadcast_strides, checked_raw, sizes, with_type, zip, zip_packed,
 };
@@ -12,7 +14,7 @@ use super::schema::{
     sets::{FLOATS, NUMBERS, WIDE_NUMBERS},
     types,
 };
-use super::{Class, EvalCx, EvalError, InferCx, Operator, broadcast};
+use super::{Class, EvalCx, EvalError, InferCx, InferError, Operator, broadcast};
 use crate::{Element, Shape, Tensor};
 
 /// The operators of this family.
@@ -86,6 +88,9 @@ pub(super) static OPS: &[Operator] = &[
 /// First opset that broadcasts as numpy does.
 const NUMPY_BROADCAST: i64 = 7;
 
+/// First opset in which Max, Mean, Min and Sum broadcast; until then their inputs are of one shape.
+const VARIADIC_BROADCAST: i64 = 8;
+
 /// Two inputs and an output of one type.
 pub(super) fn binary(cx: &InferCx<'_>) -> Inferred {
     if cx.version < NUMPY_BROADCAST {
@@ -104,14 +109,29 @@ fn pow(cx: &InferCx<'_>) -> Inferred {
 
 fn variadic(cx: &InferCx<'_>) -> Inferred {
     let slots = 0..cx.inputs.len();
-    if cx.version < 8 {
-        // All inputs are of one shape.
-        return output(
-            any_dtype(cx, slots.clone()),
-            slots.into_iter().find_map(|i| cx.shape(i)).cloned(),
-        );
+    if cx.version < VARIADIC_BROADCAST {
+        return output(any_dtype(cx, slots.clone()), one_shape(cx, slots)?);
     }
     output(any_dtype(cx, slots.clone()), broadcast_inputs(cx, slots)?)
+}
+
+/// The shape that all inputs have.
+fn one_shape(cx: &InferCx<'_>, slots: Range<usize>) -> Result<Option<Shape>, InferError> {
+    let mut known: Option<Shape> = None;
+    for shape in slots.filter_map(|i| cx.shape(i)) {
+        let both = match &known {
+            None => Some(shape.clone()),
+            Some(one) if one.rank() == shape.rank() => {
+                one.0.iter().zip(&shape.0).map(|(a, b)| merge(a, b)).collect()
+            }
+            Some(_) => None,
+        };
+        known = Some(both.ok_or_else(|| {
+            let one = known.as_ref().map(ToString::to_string).unwrap_or_default();
+            InferError::new(format!("inputs are {one} and {shape}, and have to be of one shape"))
+        })?);
+    }
+    Ok(known)
 }
 
 fn prelu(cx: &InferCx<'_>) -> Inferred {
@@ -258,7 +278,7 @@ fn fold<T: Element>(
     cx: &EvalCx<'_>,
     f: impl Fn(T, T) -> T + Sync,
 ) -> Result<Vec<Tensor>, EvalError> {
-    if cx.version < 8 && cx.inputs.len() > 1 {
+    if cx.version < VARIADIC_BROADCAST && cx.inputs.len() > 1 {
         same_dims(cx)?;
     }
     let mut all = cx.input(0)?.reshaped(&cx.input(0)?.dims);
@@ -292,7 +312,7 @@ fn scaled_sum(cx: &EvalCx<'_>, divisor: f64) -> Result<Tensor, EvalError> {
         let elements = tensor.elements::<T>()?;
         Ok(Tensor::new(&tensor.dims, elements.iter().map(|x| x.to_f64()).collect::<Vec<f64>>()))
     }
-    if cx.version < 8 {
+    if cx.version < VARIADIC_BROADCAST {
         same_dims(cx)?;
     }
     // Sums are held in float64, whatever the type.
@@ -371,6 +391,19 @@ mod tests {
         let x = || f32s(&[1, 2, 1], &[-1.0, -1.0]);
         let slopes = Case::new("PRelu").opset(6).input(x()).input(f32s(&[2], &[2.0, 3.0]));
         assert!(matches!(slopes.try_run(), Err(EvalError::Unsupported(_))));
+    }
+
+    #[test]
+    fn sums_are_of_one_shape_before_opset_8() {
+        for op in ["Max", "Mean", "Min", "Sum"] {
+            let one = || Case::new(op).opset(7).typed(DataType::Float, "N,1");
+            assert_eq!(one().typed(DataType::Float, "3,1").infer(), "float[3,1]", "{op}");
+            assert_eq!(
+                one().typed(DataType::Float, "1,1,3,1").infer_err(),
+                "inputs are [N,1] and [1,1,3,1], and have to be of one shape",
+                "{op}"
+            );
+        }
     }
 
     #[test]
