@@ -200,6 +200,8 @@ fn reshaped(from: Option<&Shape>, target: &[Dim], allow_zero: bool) -> Result<Sh
     let mut left: SmallVec<[&Dim; 6]> = from.map(|s| s.0.iter().collect()).unwrap_or_default();
     let mut shape = Shape::default();
     let mut asked = Dim::Fixed(1);
+    // Whether a dimension that is copied may be 0: then there are no elements, and the others agree with anything.
+    let mut may_be_empty = false;
     // Where a dimension is not asked for by number or name: what -1 stands for, and what is computed otherwise.
     let mut open: SmallVec<[usize; 4]> = SmallVec::new();
     for (axis, wanted) in target.iter().enumerate() {
@@ -208,6 +210,7 @@ fn reshaped(from: Option<&Shape>, target: &[Dim], allow_zero: bool) -> Result<Sh
                 let d =
                     from.0.get(axis).ok_or_else(|| text("0 copies an axis that is not there"))?;
                 left[axis] = &one;
+                may_be_empty |= d.is_open();
                 d.clone()
             }
             (Dim::Fixed(0), None) if !allow_zero => Dim::Unknown,
@@ -234,6 +237,7 @@ fn reshaped(from: Option<&Shape>, target: &[Dim], allow_zero: bool) -> Result<Sh
     let Some(numbers) = numbers else { return Ok(shape) };
     let given = product(left.iter().copied());
     match (open.as_slice(), given.fixed(), asked.fixed()) {
+        ([], ..) if may_be_empty => Ok(shape),
         ([], Some(given), Some(asked)) if given != asked => {
             Err(text(&format!("{given} and {asked} elements")))
         }
@@ -448,6 +452,13 @@ mod tests {
             reshape("2,3", &[6, 1, 0]).infer_err(),
             "[2,3] cannot become [6,1,0]: 0 copies an axis that is not there"
         );
+    }
+
+    /// The end of a Slice may be known at run time only, and leave nothing.
+    #[test]
+    fn a_copied_dimension_may_be_zero() {
+        assert_eq!(reshape("?,6", &[0]).infer(), "float[?]");
+        assert!(reshape("N,6", &[0]).infer_err().contains("6 and 1 elements"));
     }
 
     #[test]
