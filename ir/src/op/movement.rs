@@ -17,7 +17,7 @@ use super::schema::{
     sets::{ANY, INDEX, INT64, STORED},
 };
 use super::{Class, EvalCx, EvalError, InferCx, InferError, Operator, broadcast, normal_axis};
-use crate::{Dim, Shape, Tensor};
+use crate::{DataType, Dim, Shape, Tensor};
 
 /// The operators of this family.
 pub(super) static OPS: &[Operator] = &[
@@ -678,10 +678,13 @@ fn pad_constant(
         }
         Some(value) => checked_raw(value)?.into_owned(),
         None if cx.version < 11 && cx.float("value", 0.0)? != 0.0 => {
-            if x.dtype != crate::DataType::Float {
-                return Err(EvalError::Unsupported("a value by attribute for this type"));
+            let value = cx.float("value", 0.0)?;
+            match x.dtype {
+                DataType::Float => (value as f32).to_le_bytes().to_vec(),
+                DataType::Double => value.to_le_bytes().to_vec(),
+                DataType::Float16 => half::f16::from_f64(value).to_le_bytes().to_vec(),
+                _ => return Err(EvalError::Unsupported("a value by attribute for this type")),
             }
-            (cx.float("value", 0.0)? as f32).to_le_bytes().to_vec()
         }
         None => vec![0; (x.dtype.bits() / 8) as usize],
     };
