@@ -250,7 +250,12 @@ impl<'m> Machine<'m> {
             }
             (Some(Err(EvalError::Unsupported(_))) | None, Ok(types)) => {
                 self.unknown += 1;
-                self.unknown_function(node, &attrs, inputs, &types)
+                let mut made = self.unknown_function(node, &attrs, inputs, &types)?;
+                if n.op().is("Dropout") && keeps_all(cx, &tensors) {
+                    // Only the mask is unknown.
+                    made[0] = Tensor::clone(inputs[0].as_deref().unwrap_or(&made[0]));
+                }
+                Ok(made)
             }
             (Some(Err(e)), _) => Err(Stuck::Refused(format!("{}: {e}", place()))),
             (None, Err(e)) => Err(Stuck::Refused(format!("{}: {e}", place()))),
@@ -294,8 +299,13 @@ impl<'m> Machine<'m> {
         if draws.iter().any(|op| n.op().is(op)) && attrs.get("seed").is_none() {
             key.add(n.name.as_deref().unwrap_or("").as_bytes());
         }
+        // Element by element, an input and what it broadcasts to are the same.
+        let broadcast = n.op().def.is_some_and(|def| def.class.elementwise);
+        let dims = types.first().and_then(Option::as_ref).and_then(Type::as_tensor);
+        let dims = dims.and_then(|ty| ty.shape.as_ref()?.dims()).filter(|_| broadcast);
         for input in inputs {
-            match input {
+            let wide = dims.as_ref().zip(input.as_deref()).and_then(|(d, t)| broadcast_to(t, d));
+            match wide.as_ref().or(input.as_deref()) {
                 // The shape is all that they look at.
                 Some(t) if n.op().name.ends_with("Like") => {
                     key.add(format!("{:?}", t.dims).as_bytes());
@@ -484,6 +494,14 @@ fn stack(rounds: &[Vec<Tensor>], outputs: usize, backwards: &[bool]) -> Result<V
         .collect()
 }
 
+/// Whether a Dropout gives its input: in inference, or because it drops nothing.
+fn keeps_all(cx: NodeCx<'_>, inputs: &[Option<&Tensor>]) -> bool {
+    let given = |slot: usize| inputs.get(slot).copied().flatten();
+    let training = given(2).and_then(Tensor::to_ints).is_some_and(|mode| mode != [0]);
+    let ratio = given(1).and_then(Tensor::to_floats);
+    cx.version >= 7 && (!training || ratio.is_some_and(|r| r == [0.0]))
+}
+
 /// FNV-1a.
 #[derive(Clone, Copy)]
 struct Hash(u64);
@@ -500,6 +518,32 @@ impl Hash {
             self.0 = (self.0 ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3);
         }
     }
+}
+
+/// The tensor with its elements repeated to these dimensions, if it broadcasts to them.
+fn broadcast_to(tensor: &Tensor, dims: &[i64]) -> Option<Tensor> {
+    let ahead = dims.len().checked_sub(tensor.dims.len())?;
+    let fits = |(&have, &want): (&i64, &i64)| have == want || have == 1;
+    let raw = tensor.raw().ok()?;
+    let width = usize::try_from(tensor.dtype.bits() / 8).ok()?;
+    let whole = raw.len() == width * data::volume(&tensor.dims);
+    if !whole || !tensor.dims.iter().zip(&dims[ahead..]).all(fits) {
+        return None;
+    }
+    let mut out = Vec::new();
+    for at in 0..data::volume(dims) {
+        let (mut rest, mut from, mut stride) = (at, 0, 1);
+        for (&have, &want) in tensor.dims.iter().zip(&dims[ahead..]).rev() {
+            let (have, want) = (usize::try_from(have).ok()?, usize::try_from(want).ok()?);
+            if have > 1 {
+                from += rest % want * stride;
+            }
+            rest /= want;
+            stride *= have;
+        }
+        out.extend_from_slice(&raw[from * width..(from + 1) * width]);
+    }
+    Tensor::from_raw(tensor.dtype, dims, out.into()).ok()
 }
 
 /// Elements that depend on a key.

@@ -8,7 +8,7 @@ use crate::{bodies, ops};
 
 /// One of them, on values that are there.
 pub(crate) fn any(b: &mut Builder<'_, '_>) {
-    let _made = match b.c.below(17) {
+    let _made = match b.c.below(19) {
         1 | 2 => nothing(b),
         3 => again(b),
         4 => unfold(b),
@@ -22,6 +22,8 @@ pub(crate) fn any(b: &mut Builder<'_, '_>) {
         12 if !b.in_function => bodies::branch(b),
         13 => unit_axes(b),
         14 => moved_after_widening(b),
+        15 => by_distance(b),
+        16 => repeated_weights(b),
         _ => chain(b),
     };
 }
@@ -392,4 +394,59 @@ fn moved_through(b: &mut Builder<'_, '_>) -> Option<ValueId> {
     let mut back = vec![0; rank];
     perm.iter().enumerate().for_each(|(i, &p)| back[usize::try_from(p).unwrap_or(0)] = i as i64);
     b.add("Transpose", &[Some(y)], vec![("perm", back.into())])
+}
+
+/// Scores whose columns are read by relative position.
+fn by_distance(b: &mut Builder<'_, '_>) -> Option<ValueId> {
+    let (rows, columns, inner) = (b.c.between(2, 3), b.c.between(2, 4), b.c.between(1, 3));
+    let front = *b.c.pick(&[0, 1, 1, 2]);
+    let front: Vec<i64> = (0..front).map(|_| b.c.between(1, 2)).collect();
+    let distances = rows + columns - 1;
+    let with = |last: [i64; 2]| front.iter().copied().chain(last).collect::<Vec<i64>>();
+    let last = b.c.chance(60);
+    let (q, table) = if last {
+        (
+            b.leaf(DataType::Float, &with([rows, inner])),
+            b.leaf(DataType::Float, &[inner, distances]),
+        )
+    } else {
+        (
+            b.leaf(DataType::Float, &[distances, inner]),
+            b.leaf(DataType::Float, &with([inner, rows])),
+        )
+    };
+    let scores = b.add("MatMul", &[Some(q), Some(table)], vec![])?;
+    let shape = with(if last { [rows, columns] } else { [columns, rows] });
+    // Now and then the columns are in another order than that of the distance, or one is asked for that is none's.
+    let turn = *b.c.pick(&[0, 0, 1]);
+    let odd = b.c.chance(10);
+    let volume: i64 = shape.iter().product();
+    let index: Vec<i64> = (0..volume)
+        .map(|at| {
+            let at = at % (rows * columns);
+            let (i, j) = if last { (at / columns, at % columns) } else { (at % rows, at / rows) };
+            let distance = (i - j + columns - 1 + turn).rem_euclid(distances);
+            if odd && at == 1 { 0 } else { distance }
+        })
+        .collect();
+    let index = b.constant(Tensor::new(&shape, index));
+    let axis = shape.len() - if last { 1 } else { 2 };
+    let axis = b.written(axis, shape.len());
+    b.add("GatherElements", &[Some(scores), Some(index)], vec![("axis", axis.into())])
+}
+
+/// A MatMul with matrices that are the same again after the first few.
+fn repeated_weights(b: &mut Builder<'_, '_>) -> Option<ValueId> {
+    let (period, times) = (b.c.between(1, 2), b.c.between(1, 3));
+    let (rows, inner, columns) = (b.c.between(0, 3), b.c.between(1, 3), b.c.between(1, 3));
+    let on_the_left = b.c.chance(40);
+    let dims = if on_the_left { [period, rows, inner] } else { [period, inner, columns] };
+    let first = data::random(b.c, DataType::Float, &dims, true);
+    let bytes = first.to_bytes().ok()?.repeat(usize::try_from(times).ok()?);
+    let all = [period * times, dims[1], dims[2]];
+    let weights = b.constant(Tensor::from_raw(DataType::Float, &all, bytes.into()).ok()?);
+    let other = if on_the_left { [inner, columns] } else { [rows, inner] };
+    let x = b.leaf(DataType::Float, &[period * times, other[0], other[1]]);
+    let inputs = if on_the_left { [Some(weights), Some(x)] } else { [Some(x), Some(weights)] };
+    b.add("MatMul", &inputs, vec![])
 }
