@@ -28,6 +28,21 @@ pub(crate) fn volume(dims: &[i64]) -> usize {
     usize::try_from(dims.iter().product::<i64>()).unwrap_or(0)
 }
 
+/// Elements that count up from -2 to 2, again and again; those of unsigned types and bools from 0.
+pub(crate) fn counted(dtype: DataType, dims: &[i64]) -> Tensor {
+    let ups = (0..volume(dims)).map(|i| i as i64 % 5);
+    match dtype {
+        DataType::Bool => from_ints(dtype, dims, &ups.map(|n| n % 2).collect::<Vec<_>>()),
+        DataType::Uint8 | DataType::Uint16 | DataType::Uint32 | DataType::Uint64 => {
+            from_ints(dtype, dims, &ups.collect::<Vec<_>>())
+        }
+        _ if dtype.is_float() => {
+            from_floats(dtype, dims, &ups.map(|n| n as f64 - 2.0).collect::<Vec<_>>())
+        }
+        _ => from_ints(dtype, dims, &ups.map(|n| n - 2).collect::<Vec<_>>()),
+    }
+}
+
 /// A tensor of small numbers, in which a number is rarely special: NaN, an infinity, a zero with a sign, the largest.
 /// `tame` has none of these.
 pub(crate) fn random(c: &mut Choices<'_>, dtype: DataType, dims: &[i64], tame: bool) -> Tensor {

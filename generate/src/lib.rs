@@ -165,6 +165,21 @@ fn symbolize(b: &mut Builder<'_, '_>) -> Vec<(String, i64)> {
     dims
 }
 
+/// A sample of a model that is written down: each input counts up from -2 to 2, again and again.
+///
+/// # Panics
+/// When the shape of an input is not fixed, or its elements are no numbers.
+#[must_use]
+pub fn counted(model: Model) -> Sample {
+    let feeds = model[model.root()].inputs().iter().filter(|&&v| model.constant(v).is_none());
+    let feeds = feeds.map(|&v| {
+        let dims = model[v].dims().expect("a fixed shape");
+        let dtype = model[v].dtype().expect("a type");
+        (model[v].name().clone(), data::counted(dtype, &dims))
+    });
+    Sample { feeds: feeds.collect(), model, dims: Vec::new() }
+}
+
 /// The model as it comes from a file, with these initializers among the inputs, as in old files.
 fn reloaded(model: Model, listed: &[ValueId]) -> Model {
     if listed.is_empty() {

@@ -7,8 +7,9 @@ mod property;
 
 use std::fmt::Write as _;
 
-use onnxfix_generate::{Choices, Recipe, Sample, sample, shrink};
-use onnxfix_ir::text::{Mode, print};
+use onnxfix_generate::{Choices, Recipe, Sample, counted, sample, shrink};
+use onnxfix_ir::infer::infer;
+use onnxfix_ir::text::{Mode, parse, print};
 use onnxfix_passes::PASSES;
 use property::{Failure, Tally, holds};
 
@@ -65,4 +66,23 @@ fn every_pass_keeps_its_promises() {
         .filter(|&p| !IDLE.contains(&p) && !tally.changed.contains_key(p))
         .collect();
     assert!(cases < CASES || idle.is_empty(), "passes that never had anything to do: {idle:?}");
+}
+
+/// What random models found: the smallest graphs, each with what it is about in its first line.
+#[test]
+fn what_was_found_stays_found() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/regressions");
+    let mut files: Vec<_> = std::fs::read_dir(&folder)
+        .expect("the folder")
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
+    files.sort();
+    assert!(!files.is_empty(), "no file in {}", folder.display());
+    for file in files {
+        let text = std::fs::read_to_string(&file).expect("a text");
+        let mut model = parse(&text).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        infer(&mut model).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        let held = holds(&counted(model), &mut Tally::default());
+        held.unwrap_or_else(|failure| panic!("{}: {failure}", file.display()));
+    }
 }

@@ -31,6 +31,7 @@ declare_pass! {
     /// ## Applies when
     /// - The target is not constant, and the output's dimensions are known: numbers, names or expressions of names.
     /// - At most one of them is neither a number nor the input's dimension at the same place.
+    ///   None where another one is 0.
     ///
     /// ## Numerics
     /// Exact: nothing but the shape operand changes. A symbolic dimension is taken to be at least 1 when the model runs,
@@ -61,6 +62,10 @@ impl Rewrite for FoldReshapeShape {
         }
         if dims.iter().filter(|&&n| n == -1).count() > 1 {
             return unmet(format!("more than one dimension of {to} is not one of {from}"));
+        }
+        // Without elements any number does for -1.
+        if dims.contains(&-1) && (from.is_empty() || to.is_empty()) {
+            return unmet(format!("a dimension of {to} is open beside one of 0"));
         }
         let mut patch = Patch::new(m, root);
         let reshaped = patch.reshape(x.into(), &dims);
@@ -123,6 +128,16 @@ g (float["-1","-1"] x, int64["-1","-1"] other) => (y) { s = Shape (other)  y = R
             &FoldReshapeShape,
             "
 g (float[batch,4] x) => (float[batch,2,2] y) <int64[3] t = {-1, 2, 2}> { y = Reshape (x, t) }",
+        );
+    }
+
+    #[test]
+    fn beside_a_dimension_of_zero_none_follows() {
+        check_skip(
+            &FoldReshapeShape,
+            "g (float[3,0,1] x, float[N,1] like) => (float[N,0,1] y) <int64[1] f = {0}, int64[1] t = {1}, int64[1] z = {0}, int64[1] one = {1}>
+             { all = Shape (like)  n = Slice (all, f, t)  s = Concat <axis = 0> (n, z, one)  y = Reshape (x, s) }",
+            "is open beside one of 0",
         );
     }
 }
