@@ -20,8 +20,8 @@ use crate::proto::{
 };
 use crate::rope::Rope;
 use crate::{
-    Attr, AttrValue, Def, Dim, Function, GraphId, Model, Name, NodeId, Opset, Tensor, TensorData,
-    TensorType, Type, ValueId,
+    Attr, AttrValue, Attrs, Def, Dim, Function, GraphId, Model, Name, NodeId, Opset, Tensor,
+    TensorData, TensorType, Type, ValueId,
 };
 
 /// The largest message that protobuf libraries read.
@@ -212,15 +212,18 @@ fn all_loaded(model: &Model) -> Result<(), StoreError> {
             return Err(StoreError::NotLoaded { at });
         }
     }
-    for (id, node) in model.all_nodes() {
-        let complete = node.attrs.0.iter().all(|attr| match &attr.value {
+    let are_there = |attrs: &Attrs| {
+        attrs.0.iter().all(|attr| match &attr.value {
             AttrValue::Tensor(t) => is_there(t),
             AttrValue::Tensors(tensors) => tensors.iter().all(|t| is_there(t)),
             _ => true,
-        });
-        if !complete {
-            return Err(StoreError::NotLoaded { at: Place::node(model, id) });
-        }
+        })
+    };
+    if let Some((id, _)) = model.all_nodes().find(|(_, node)| !are_there(&node.attrs)) {
+        return Err(StoreError::NotLoaded { at: Place::node(model, id) });
+    }
+    if let Some(f) = model.functions.iter().find(|f| !are_there(&f.defaults)) {
+        return Err(StoreError::NotLoaded { at: Place::graph(model, f.body) });
     }
     Ok(())
 }
