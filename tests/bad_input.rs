@@ -363,12 +363,7 @@ g (float x) => (float[N] y0, float[N] y1, float[N] y2, float[N] y3, float[N] y4,
 "#,
     );
     let script = "ulimit -v 3000000; exec \"$0\" optimize m.onnxtxt --target portable";
-    let done = std::process::Command::new("sh")
-        .args(["-c", script, env!("CARGO_BIN_EXE_onnxfix")])
-        .current_dir(folder.path("."))
-        .output()
-        .expect("a shell");
-    let err = String::from_utf8_lossy(&done.stderr);
-    assert_eq!(done.status.code(), Some(0), "{err}");
+    let (code, err) = folder.shell(script);
+    assert_eq!(code, Some(0), "{err}");
     assert_eq!(err.matches("too large to fold").count(), 7, "{err}");
 }

@@ -104,13 +104,8 @@ fn a_full_disk_leaves_the_old_file_and_no_other() {
     let (folder, _) = large();
     folder.write("out.onnx", "old");
     let script = "trap '' XFSZ; ulimit -f 2048; exec \"$0\" optimize model.onnx -o out.onnx";
-    let done = std::process::Command::new("sh")
-        .args(["-c", script, env!("CARGO_BIN_EXE_onnxfix")])
-        .current_dir(folder.path("."))
-        .output()
-        .expect("a shell");
-    let err = String::from_utf8_lossy(&done.stderr);
-    assert_eq!(done.status.code(), Some(2), "{err}");
+    let (code, err) = folder.shell(script);
+    assert_eq!(code, Some(2), "{err}");
     assert!(err.contains("write out.onnx") && err.contains("too large"), "{err}");
     assert_eq!(folder.read("out.onnx"), b"old");
     assert_eq!(names(&folder), ["model.onnx", "out.onnx"]);

@@ -1063,33 +1063,17 @@ fn rotary(b: &mut Builder<'_, '_>) -> Option<ValueId> {
 
 fn quantize(b: &mut Builder<'_, '_>, name: &'static str) -> Option<ValueId> {
     let dtype = *b.c.pick(&[DataType::Uint8, DataType::Int8]);
-    match name {
-        "DynamicQuantizeLinear" => {
-            let x = b.operand(&[DataType::Float], 0);
-            let made = b.add_many(name, &[Some(x)], vec![], 3)?;
-            Some(made[0])
-        }
-        "QuantizeLinear" => {
-            let x = b.operand(&[DataType::Float], 0);
-            let scale = b.constant(Tensor::scalar(0.25_f32));
-            let zero = if b.c.chance(60) {
-                Some(b.constant(data::from_ints(dtype, &[], &[1])))
-            } else {
-                None
-            };
-            b.add(name, &[Some(x), Some(scale), zero], vec![])
-        }
-        _ => {
-            let x = b.operand(&[dtype], 0);
-            let scale = b.constant(Tensor::scalar(0.25_f32));
-            let zero = if b.c.chance(60) {
-                Some(b.constant(data::from_ints(dtype, &[], &[1])))
-            } else {
-                None
-            };
-            b.add(name, &[Some(x), Some(scale), zero], vec![])
-        }
+    if name == "DynamicQuantizeLinear" {
+        let x = b.operand(&[DataType::Float], 0);
+        let made = b.add_many(name, &[Some(x)], vec![], 3)?;
+        return Some(made[0]);
     }
+    let from = if name == "QuantizeLinear" { DataType::Float } else { dtype };
+    let x = b.operand(&[from], 0);
+    let scale = b.constant(Tensor::scalar(0.25_f32));
+    let zero =
+        if b.c.chance(60) { Some(b.constant(data::from_ints(dtype, &[], &[1]))) } else { None };
+    b.add(name, &[Some(x), Some(scale), zero], vec![])
 }
 
 fn random(b: &mut Builder<'_, '_>, name: &'static str) -> Option<ValueId> {

@@ -5,7 +5,7 @@
 use smallvec::SmallVec;
 
 use crate::infer::Known;
-use crate::op::{EvalCx, NodeCx, Operator, Param};
+use crate::op::{EvalCx, NodeCx, Operator, Param, product};
 use crate::{DataType, Dim, Model, NodeId, Shape, Tensor, ValueId};
 
 /// Lists longer than this are no shape operands.
@@ -21,7 +21,7 @@ pub(crate) fn evaluate(model: &Model, node: NodeId, known: &Known) -> Option<Vec
         let shape = model[n.input(0)?].shape()?;
         let node = NodeCx { attrs: &n.attrs, version, outputs: 1 };
         return Some(vec![if op.is("Size") {
-            vec![shape.0.iter().fold(Dim::Fixed(1), |n, d| n.times(d))]
+            vec![product(&shape.0)]
         } else {
             part_of_shape(&node, shape)
         }]);

@@ -84,6 +84,27 @@ pub(crate) fn computed(m: &Model, value: ValueId) -> Result<Arc<Tensor>, Miss> {
     }
 }
 
+/// After how many entries of the first axis a tensor is the same again: all of them where it does not repeat.
+/// None where there are no elements to tell by.
+pub(crate) fn period(tensor: &Tensor) -> Option<i64> {
+    let bytes = tensor.raw().ok()?;
+    let count = usize::try_from(*tensor.dims.first()?).ok()?;
+    let entry = bytes.len().checked_div(count).filter(|&entry| entry > 0)?;
+    let repeats = |n: usize| bytes[n * entry..] == bytes[..bytes.len() - n * entry];
+    let period = (1..count).filter(|n| count % n == 0).find(|&n| repeats(n));
+    i64::try_from(period.unwrap_or(count)).ok()
+}
+
+/// The first entries of the first axis, in memory of their own.
+pub(crate) fn first(tensor: &Tensor, count: i64) -> Option<Tensor> {
+    let (all, rest) = tensor.dims.split_first()?;
+    let dims: Vec<i64> = [count].iter().chain(rest).copied().collect();
+    let bytes = tensor.to_bytes().ok()?;
+    let entry = bytes.len().checked_div(usize::try_from(*all).ok()?)?;
+    let part = bytes.get(..entry.checked_mul(usize::try_from(count).ok()?)?)?;
+    Tensor::from_raw(tensor.dtype, &dims, part.to_vec().into()).ok()
+}
+
 /// The elements of a constant of integers.
 pub(crate) fn ints(m: &Model, value: ValueId) -> Result<Vec<i64>, Miss> {
     constant(m, value)?.to_ints().ok_or(Miss::NoMatch)

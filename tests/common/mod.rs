@@ -96,6 +96,16 @@ impl Folder {
         self.0.path().join(name)
     }
 
+    /// Runs a script of the shell, to which the program is `$0`: its exit code, and what it said on stderr.
+    pub(crate) fn shell(&self, script: &str) -> (Option<i32>, String) {
+        let done = Command::new("sh")
+            .args(["-c", script, env!("CARGO_BIN_EXE_onnxfix")])
+            .current_dir(self.0.path())
+            .output()
+            .expect("a shell");
+        (done.status.code(), String::from_utf8_lossy(&done.stderr).into_owned())
+    }
+
     #[track_caller]
     pub(crate) fn read(&self, name: &str) -> Vec<u8> {
         fs::read(self.path(name)).unwrap_or_else(|e| panic!("{name}: {e}"))

@@ -93,11 +93,8 @@ pub(super) fn int_attr(cx: &NodeCx<'_>, name: &str, default: i64) -> Option<i64>
 
 /// The dimensions that a constant or partly known 1-D input of dimensions gives.
 pub(super) fn dims_from(input: Input<'_>) -> Option<Shape> {
-    if let Some(ints) = input.tensor.and_then(crate::Tensor::to_ints) {
-        return Some(Shape::fixed(&ints));
-    }
-    if let Some(names) = input.names {
-        return Some(names.iter().cloned().collect());
+    if let Some(dims) = input.dims() {
+        return Some(dims.into_iter().collect());
     }
     let rank = fixed_len(input)?;
     Some(Shape::unknown(rank))

@@ -44,7 +44,7 @@ mod reduce;
 mod schema;
 mod sequence;
 mod shape;
-pub(crate) use shape::shape_range;
+pub(crate) use shape::{product, shape_range};
 mod signal;
 #[cfg(test)]
 mod testing;
@@ -287,6 +287,17 @@ pub struct Input<'a> {
     pub names: Option<&'a [Dim]>,
 }
 
+impl Input<'_> {
+    /// Elements of a short integer list as far as they are known.
+    #[must_use]
+    pub fn dims(&self) -> Option<Vec<Dim>> {
+        match self.names {
+            Some(names) => Some(names.to_vec()),
+            None => Some(self.tensor?.to_ints()?.into_iter().map(Dim::Fixed).collect()),
+        }
+    }
+}
+
 /// What inference sees of a node.
 #[derive(Debug, Clone, Copy)]
 pub struct InferCx<'a> {
@@ -345,11 +356,7 @@ impl<'a> InferCx<'a> {
     /// Elements of a short integer input as far as they are known.
     #[must_use]
     pub fn dims(&self, slot: usize) -> Option<Vec<Dim>> {
-        let input = self.input(slot);
-        match input.names {
-            Some(names) => Some(names.to_vec()),
-            None => Some(input.tensor?.to_ints()?.into_iter().map(Dim::Fixed).collect()),
-        }
+        self.input(slot).dims()
     }
 
     /// The one element of an integer input as far as it is known.

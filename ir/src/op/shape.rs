@@ -152,7 +152,7 @@ fn eval_size_of(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
 }
 
 /// Product of dimensions.
-pub(super) fn product<'a>(dims: impl IntoIterator<Item = &'a Dim>) -> Dim {
+pub(crate) fn product<'a>(dims: impl IntoIterator<Item = &'a Dim>) -> Dim {
     dims.into_iter().fold(Dim::Fixed(1), |product, d| product.times(d))
 }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use onnxfix_ir::{Model, NodeId, Tensor, ValueId};
 
 use crate::matching::{
-    Dims, computed, dims, dims_of_elements, input, is_reshape, output, producer, used_once,
+    Dims, computed, dims, dims_of_elements, first, input, is_reshape, output, period, producer,
+    used_once,
 };
 use crate::patch::attrs;
 use crate::{Miss, Operand, Patch, Rewrite, declare_pass, unmet};
@@ -141,16 +142,16 @@ fn by_distance(
     width: i64,
     last: bool,
 ) -> Result<Vec<i64>, Miss> {
-    let all = index.to_ints().ok_or(Miss::NoMatch)?;
-    let (rows, columns) = (size(rows)?, size(columns)?);
-    let Some((first, rest)) = all.split_at_checked(rows * columns) else {
-        return Err(Miss::NoMatch);
-    };
-    if first.is_empty() || rest.chunks(first.len()).any(|plane| plane != first) {
+    // Compared as bytes, of which there are many for each layer: only one plane is read as numbers.
+    let planes =
+        index.reshaped(&[index.dims[..index.dims.len() - 2].iter().product(), rows * columns]);
+    if period(&planes) != Some(1) {
         return unmet("the index differs between batches or heads");
     }
+    let plane = first(&planes, 1).and_then(|plane| plane.to_ints()).ok_or(Miss::NoMatch)?;
+    let (rows, columns) = (size(rows)?, size(columns)?);
     let at = |i: usize, j: usize| {
-        let n = if last { first[i * columns + j] } else { first[j * rows + i] };
+        let n = if last { plane[i * columns + j] } else { plane[j * rows + i] };
         if n < 0 { n + width } else { n }
     };
     // Down the last column, which has the negative distances, then along it: up to 0 in row 0 and from there down.

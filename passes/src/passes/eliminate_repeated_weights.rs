@@ -1,8 +1,10 @@
 //! eliminate-repeated-weights
 
-use onnxfix_ir::{Model, NodeId, Tensor, ValueId};
+use onnxfix_ir::{Model, NodeId, ValueId};
 
-use crate::matching::{Dims, computed, dims, dims_of_elements, input, is_computed, output};
+use crate::matching::{
+    Dims, computed, dims, dims_of_elements, first, input, is_computed, output, period,
+};
 use crate::{Miss, Patch, Rewrite, declare_pass, unmet};
 
 declare_pass! {
@@ -28,9 +30,9 @@ declare_pass! {
     /// ```
     ///
     /// ## Applies when
-    /// - One operand has rank 3 and is constant, or a few nodes compute it from constants, and its matrices repeat after the first few, which are at least two.
-    /// - The other operand has rank 3 and as many matrices; its shape is static, and the
-    ///   product has elements.
+    /// - One operand has rank 3 and is constant, or a few nodes compute it from constants, and its matrices, at least two,
+    ///   repeat after the first few.
+    /// - The other operand has rank 3 and as many matrices; its shape is static, and the product has elements.
     ///
     /// ## Numerics
     /// Exact: the same products.
@@ -53,11 +55,13 @@ impl Rewrite for EliminateRepeatedWeights {
         let ([all, ..], [samples, rows, columns]) = (&of_w[..], &of_x[..]) else {
             return Err(Miss::NoMatch);
         };
-        if of_w.len() != 3 || all != samples || *all < 2 {
+        if all != samples || *all < 2 {
             return Err(Miss::NoMatch);
         }
         let tensor = computed(m, w)?;
-        let period = period(&tensor, *all)?;
+        let Some(period) = period(&tensor).filter(|period| period < all) else {
+            return unmet(format!("the {all} matrices do not repeat"));
+        };
         let mut patch = Patch::new(m, root);
         let view: Dims = [all / period, period, *rows, *columns].into_iter().collect();
         let view = patch.reshape(x.into(), &view);
@@ -65,38 +69,13 @@ impl Rewrite for EliminateRepeatedWeights {
         let once = if m.constant(w).is_some() {
             patch.slice(w.into(), 0, 0, period)
         } else {
-            patch.constant(first(&tensor, period)?)
+            patch.constant(first(&tensor, period).ok_or(Miss::NoMatch)?)
         };
         let product = if weights == 1 { [view, once] } else { [once, view] };
         let product = patch.node("MatMul", &product);
         let product = patch.reshape(product, &of_y);
         patch.replace(y, product);
         Ok(patch)
-    }
-}
-
-/// The first matrices.
-fn first(w: &Tensor, count: i64) -> Result<Tensor, Miss> {
-    let dims: Vec<i64> = [count].iter().chain(&w.dims[1..]).copied().collect();
-    let bytes = w.to_bytes().map_err(|_| Miss::NoMatch)?;
-    let all = usize::try_from(w.dims[0]).map_err(|_| Miss::NoMatch)?;
-    let len = bytes.len() / all * usize::try_from(count).map_err(|_| Miss::NoMatch)?;
-    // A copy, since a view would keep all of them in memory.
-    Tensor::from_raw(w.dtype, &dims, bytes[..len].to_vec().into()).map_err(|_| Miss::NoMatch)
-}
-
-/// After how many matrices the rest is the same again.
-fn period(w: &Tensor, all: i64) -> Result<i64, Miss> {
-    let Ok(bytes) = w.raw() else { return Err(Miss::NoMatch) };
-    let count = usize::try_from(all).map_err(|_| Miss::NoMatch)?;
-    let matrix = bytes.len() / count;
-    if matrix == 0 {
-        return Err(Miss::NoMatch);
-    }
-    let repeats = |n: usize| bytes[n * matrix..] == bytes[..bytes.len() - n * matrix];
-    match (1..count).filter(|n| count % n == 0).find(|&n| repeats(n)) {
-        Some(n) => i64::try_from(n).map_err(|_| Miss::NoMatch),
-        None => unmet(format!("the {all} matrices do not repeat")),
     }
 }
 
