@@ -2,6 +2,9 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::panic::resume_unwind;
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::{mem, thread};
 
 use bytemuck::Pod;
 
@@ -67,26 +70,55 @@ pub(crate) fn same_bytes(a: &[u8], b: &[u8]) -> bool {
     })
 }
 
-/// Writes to a file in pieces of one size, so that each begins at a multiple of it.
-pub(crate) struct PieceWriter<'h> {
-    file: File,
+/// Pieces on their way to the file: one being filled, one being written, two between.
+const PIECES: usize = 4;
+
+/// Fills pieces of one size, each of which begins in the file at a multiple of it.
+pub(crate) struct PieceWriter {
     piece: Box<[u8]>,
     /// Bytes of the piece that are there.
     filled: usize,
-    /// Gets everything that is written, where it is asked for.
-    hasher: Option<&'h mut blake3::Hasher>,
+    full: SyncSender<(Box<[u8]>, usize)>,
+    /// Pieces that were written and can be filled again.
+    written: Receiver<Box<[u8]>>,
 }
 
-impl<'h> PieceWriter<'h> {
-    pub(crate) fn new(file: File) -> PieceWriter<'h> {
-        PieceWriter { file, piece: vec![0; PIECE].into(), filled: 0, hasher: None }
+/// Writes what `fill` gives out to a file and lets the hasher have it. Reading and writing overlap: a thread of its own
+/// writes the pieces, since copying to and from the system's cache is what takes the time.
+pub(crate) fn write_in_pieces(
+    mut file: File,
+    mut hasher: Option<&mut blake3::Hasher>,
+    fill: impl FnOnce(&mut PieceWriter) -> io::Result<()>,
+) -> io::Result<()> {
+    let (full, to_write) = mpsc::sync_channel::<(Box<[u8]>, usize)>(PIECES);
+    let (done, written) = mpsc::sync_channel(PIECES);
+    let empty = || Box::from(vec![0; PIECE]);
+    for _ in 1..PIECES {
+        let _room_for_all = done.try_send(empty());
     }
+    let write = move || -> io::Result<()> {
+        for (piece, filled) in to_write {
+            file.write_all(&piece[..filled])?;
+            if let Some(hasher) = &mut hasher {
+                hasher.update(&piece[..filled]);
+            }
+            // Nobody takes the last ones back.
+            let _taken = done.send(piece);
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let writer = thread::Builder::new().spawn_scoped(scope, write)?;
+        let mut out = PieceWriter { piece: empty(), filled: 0, full, written };
+        let filled = fill(&mut out).and_then(|()| out.flush());
+        // Tells the other thread that there is no more.
+        drop(out);
+        // When writing fails, filling fails for the lack of somebody to write.
+        writer.join().unwrap_or_else(|panic| resume_unwind(panic)).and(filled)
+    })
+}
 
-    /// A writer that hashes what it writes.
-    pub(crate) fn hashing(file: File, hasher: &'h mut blake3::Hasher) -> PieceWriter<'h> {
-        PieceWriter { hasher: Some(hasher), ..PieceWriter::new(file) }
-    }
-
+impl PieceWriter {
     /// Writes bytes; those that are a view of a mapped file are read from that file, so that none of them stay in
     /// memory. A file that changed since it was mapped is an error.
     pub(crate) fn write_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -108,7 +140,7 @@ impl<'h> PieceWriter<'h> {
     }
 }
 
-impl Write for PieceWriter<'_> {
+impl Write for PieceWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let step = (PIECE - self.filled).min(bytes.len());
         self.piece[self.filled..][..step].copy_from_slice(&bytes[..step]);
@@ -117,12 +149,8 @@ impl Write for PieceWriter<'_> {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        let piece = &self.piece[..self.filled];
-        self.file.write_all(piece)?;
-        if let Some(hasher) = &mut self.hasher {
-            hasher.update(piece);
-        }
-        self.filled = 0;
-        Ok(())
+        let stopped = || io::Error::from(io::ErrorKind::BrokenPipe);
+        let piece = mem::replace(&mut self.piece, self.written.recv().map_err(|_| stopped())?);
+        self.full.send((piece, mem::take(&mut self.filled))).map_err(|_| stopped())
     }
 }

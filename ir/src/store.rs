@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use bytes::Bytes;
 
 use crate::external::parent;
-use crate::piece::PieceWriter;
+use crate::piece::{PieceWriter, write_in_pieces};
 use crate::place::Place;
 use crate::proto::{
     self, AttributeProto, GraphProto, ModelProto, NodeProto, StringStringEntryProto, TensorProto,
@@ -140,12 +140,8 @@ pub fn store(model: &Model, path: &Path, options: &StoreOptions) -> Result<Store
         if !data.tensors.is_empty() {
             let plain = path.with_file_name(format!("{name}.data"));
             let mut hasher = blake3::Hasher::new();
-            let file = NewFile::write(
-                &plain,
-                |file| PieceWriter::hashing(file, &mut hasher),
-                |out| data.write_to(out),
-            )
-            .map_err(failed(&plain))?;
+            let file = NewFile::write(&plain, Some(&mut hasher), |out| data.write_to(out))
+                .map_err(failed(&plain))?;
             let hash = hasher.finalize().to_hex();
             let location = format!("{name}.{}.data", &hash[..HASH_DIGITS]);
             proto.graph.iter_mut().for_each(|graph| locate(graph, &location));
@@ -161,8 +157,8 @@ pub fn store(model: &Model, path: &Path, options: &StoreOptions) -> Result<Store
         rope.write_to(&mut file).map_err(failed(path))?;
         return Ok(Stored { size: rope.len(), data: None, unused: Vec::new() });
     }
-    let model_file = NewFile::write(path, PieceWriter::new, |out| rope.write_to_file(out))
-        .map_err(failed(path))?;
+    let model_file =
+        NewFile::write(path, None, |out| rope.write_to_file(out)).map_err(failed(path))?;
     // The data comes first: whenever the process ends, the model that is there has its own data beside it.
     let mut stored = Stored { size: rope.len(), data: None, unused: Vec::new() };
     if let Some((file, place)) = data_file {
@@ -258,7 +254,7 @@ impl DataFile {
         }
     }
 
-    fn write_to(&self, out: &mut PieceWriter<'_>) -> io::Result<()> {
+    fn write_to(&self, out: &mut PieceWriter) -> io::Result<()> {
         let mut at = 0;
         for (offset, bytes) in &self.tensors {
             io::copy(&mut io::repeat(0).take(offset - at), out)?;
@@ -293,10 +289,10 @@ struct NewFile {
 
 impl NewFile {
     /// Writes a file that is to stand at `path` or beside it.
-    fn write<'w>(
+    fn write(
         path: &Path,
-        writer: impl FnOnce(File) -> PieceWriter<'w>,
-        write: impl FnOnce(&mut PieceWriter<'w>) -> io::Result<()>,
+        hasher: Option<&mut blake3::Hasher>,
+        write: impl FnOnce(&mut PieceWriter) -> io::Result<()>,
     ) -> io::Result<NewFile> {
         let (file, temporary) = create_beside(path)?;
         let new = NewFile { temporary };
@@ -304,9 +300,7 @@ impl NewFile {
         if let Ok(old) = fs::metadata(path) {
             let _ = file.set_permissions(old.permissions());
         }
-        let mut out = writer(file);
-        write(&mut out)?;
-        out.flush()?;
+        write_in_pieces(file, hasher, write)?;
         Ok(new)
     }
 

@@ -61,6 +61,17 @@ pub(crate) fn is_computed(m: &Model, value: ValueId) -> bool {
     reaches(m, value, LOOK_DEPTH)
 }
 
+/// Whether the node that makes a value, or a node a few steps before it, repeats something.
+pub(crate) fn is_repeated(m: &Model, value: ValueId) -> bool {
+    fn reaches(m: &Model, value: ValueId, depth: usize) -> bool {
+        let Some(node) = m.producer(value).filter(|_| depth > 0) else { return false };
+        let n = &m[node];
+        ["Expand", "Tile", "Concat"].iter().any(|op| n.op().is(op))
+            || n.inputs().iter().flatten().any(|&v| reaches(m, v, depth - 1))
+    }
+    reaches(m, value, LOOK_DEPTH)
+}
+
 /// The elements of a constant, or of what a few nodes compute from constants: such nodes stay in the graph where their
 /// results are larger than what folding may add.
 pub(crate) fn computed(m: &Model, value: ValueId) -> Result<Arc<Tensor>, Miss> {

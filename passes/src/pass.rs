@@ -148,6 +148,8 @@ pub struct PassCx<'a> {
     pub options: &'a Options,
     /// Whether no pass of this run has seen the model before: what the user asked for is checked once.
     pub first_sweep: bool,
+    /// Whether a pass left something for the next sweep, which there has to be then.
+    pub postponed: bool,
     /// Things the user should know.
     pub notes: Vec<Note>,
     /// Places that looked right but did not fire, when someone asks.

@@ -238,6 +238,7 @@ pub fn run(
     let mut cx = PassCx {
         options,
         first_sweep: true,
+        postponed: false,
         notes: Vec::new(),
         misses: Vec::new(),
         rewrites: 0,
@@ -257,6 +258,7 @@ pub fn run(
     let mut sweeps = 0;
     while sweeps < MAX_SWEEPS && stop == Stop::SweepLimit {
         sweeps += 1;
+        cx.postponed = false;
         let mut quiet = true;
         for (pass, stats) in passes.iter().zip(&mut stats) {
             let name = pass.info().name;
@@ -274,7 +276,7 @@ pub fn run(
         cx.first_sweep = false;
         if options.max_rewrites.is_some_and(|max| cx.rewrites >= max) {
             stop = Stop::FuelSpent;
-        } else if quiet {
+        } else if quiet && !cx.postponed {
             stop = Stop::Converged;
         }
     }

@@ -249,8 +249,13 @@ fn eval_pow(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
         exponent.elements::<E>()?.iter().map(|y| y.to_f64()).collect::<Vec<f64>>(),
     )))?;
     with_type!(numbers, base.dtype, T => {
-        Ok(vec![zip_tensors(cx, base, &exponent, |x: T, y: f64| T::from_f64(x.to_f64().powf(y)))?])
+        Ok(vec![zip_tensors(cx, base, &exponent, |x: T, y: f64| T::from_f64(raised(x.to_f64(), y)))?])
     })
+}
+
+/// Squares are what layer normalisation takes of every element; the general function takes fifty times as long.
+fn raised(x: f64, y: f64) -> f64 {
+    if y.to_bits() == 2_f64.to_bits() { x * x } else { x.powf(y) }
 }
 
 /// Power by squaring, wrapping around.

@@ -3,7 +3,7 @@
 use onnxfix_ir::{Model, NodeId, ValueId};
 
 use crate::matching::{
-    Dims, computed, dims, dims_of_elements, first, input, is_computed, output, period,
+    Dims, computed, dims, dims_of_elements, first, input, is_computed, is_repeated, output, period,
 };
 use crate::{Miss, Patch, Rewrite, declare_pass, unmet};
 
@@ -30,8 +30,8 @@ declare_pass! {
     /// ```
     ///
     /// ## Applies when
-    /// - One operand has rank 3 and is constant, or a few nodes compute it from constants, and its matrices, at least two,
-    ///   repeat after the first few.
+    /// - One operand has rank 3 and is constant, or a few nodes compute it from constants, one of which repeats; and its
+    ///   matrices, at least two, repeat after the first few.
     /// - The other operand has rank 3 and as many matrices; its shape is static, and the product has elements.
     ///
     /// ## Numerics
@@ -48,7 +48,9 @@ impl Rewrite for EliminateRepeatedWeights {
         let operands = [input(m, root, 0)?, input(m, root, 1)?];
         let y = output(m, root)?;
         let of_three_axes = |v: ValueId| m[v].shape().is_some_and(|s| s.rank() == 3);
-        let found = operands.iter().position(|&v| of_three_axes(v) && is_computed(m, v));
+        // Looking at what is computed takes time, which folding needs as well.
+        let fixed = |v| m.constant(v).is_some() || is_computed(m, v) && is_repeated(m, v);
+        let found = operands.iter().position(|&v| of_three_axes(v) && fixed(v));
         let weights = found.ok_or(Miss::NoMatch)?;
         let (w, x) = (operands[weights], operands[1 - weights]);
         let (of_w, of_x, of_y) = (dims(m, w)?, dims(m, x)?, dims_of_elements(m, y)?);

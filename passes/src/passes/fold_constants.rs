@@ -40,6 +40,8 @@ declare_pass! {
     /// ## Applies when
     /// - Every input of the node is constant, or it is a Shape or Size of a value whose dimensions are known.
     /// - The operator is pure and evaluated exactly; random operators never are.
+    /// - It does not only repeat its input many times; such nodes wait for the second sweep, since another pass may make
+    ///   do with the input.
     /// - The result is needed by a node that stays. What only feeds other constants is never stored, so a large
     ///   intermediate result costs nothing in the file, and memory only until the nodes that read it are evaluated.
     /// - The model grows by at most `--fold-limit` (10 % of its size, at least 16 MiB) over the whole pipeline. Beyond
@@ -58,8 +60,9 @@ const EVAL_TOTAL: u64 = 4 << 30;
 impl Pass for FoldConstants {
     fn run(&self, model: &mut Model, cx: &mut PassCx<'_>) -> Result<Changed, PassError> {
         cx.retract(self.info().name);
-        let mut sweep = Sweep::new(model);
+        let mut sweep = Sweep::new(model, cx.first_sweep);
         sweep.run(cx);
+        cx.postponed |= sweep.postponed;
         let folded = sweep.folded_nodes();
         if folded.is_empty() {
             return Ok(Changed::No);
@@ -108,6 +111,10 @@ fn marked(tensor: &Arc<Tensor>) -> Arc<Tensor> {
 const ROUND: usize = 16;
 /// Evaluating less than this, in bytes of inputs and outputs, takes less time than waking another core.
 const PARALLEL: u64 = 256 << 10;
+/// Operators that repeat their input.
+const REPEATING: &[&str] = &["Expand", "Tile"];
+/// Repeating less than this costs nothing.
+const SMALL_REPEAT: u64 = 64 << 10;
 /// Smaller results stay in memory: keeping them costs less than computing one of them again.
 const SMALL: u64 = 4096;
 
@@ -142,6 +149,10 @@ struct Sweep<'m> {
     /// Which result a value has.
     number: SideTable<Value, usize>,
     folded: SideTable<Node, ()>,
+    /// Whether repeating an input waits for the next sweep.
+    repeats_wait: bool,
+    /// Whether that happened.
+    postponed: bool,
     /// Results by operator, attributes and inputs: what is computed once per layer is computed once.
     results: HashMap<OpKey, SmallVec<[usize; 1]>>,
     /// Equal small tensors as one.
@@ -164,7 +175,7 @@ impl Job {
 }
 
 impl<'m> Sweep<'m> {
-    fn new(model: &'m Model) -> Sweep<'m> {
+    fn new(model: &'m Model, repeats_wait: bool) -> Sweep<'m> {
         let mut nodes = Vec::new();
         list(model, model.root(), &mut nodes);
         let mut sweep = Sweep {
@@ -177,6 +188,8 @@ impl<'m> Sweep<'m> {
             live: 0,
             number: SideTable::new(),
             folded: SideTable::new(),
+            repeats_wait,
+            postponed: false,
             results: HashMap::new(),
             interned: HashMap::new(),
         };
@@ -236,6 +249,10 @@ impl<'m> Sweep<'m> {
                 self.store(node, None, vec![shape]);
                 continue;
             }
+            if self.repeats_wait && self.repeats(node) {
+                self.postponed = true;
+                continue;
+            }
             // What a Constant holds may be large, and looking for equal ones is the business of another pass.
             let key = if self.model[node].op().is("Constant") { None } else { self.key(node) };
             if let Some(results) = key.as_ref().and_then(|key| self.results.get(key)) {
@@ -256,6 +273,16 @@ impl<'m> Sweep<'m> {
         }
         self.ready.extend(again);
         jobs
+    }
+
+    /// Whether all that a node does is to repeat its input until it takes much memory.
+    fn repeats(&self, node: NodeId) -> bool {
+        let n = &self.model[node];
+        let repeated = || {
+            let [x, y] = [n.input(0)?, n.output(0)?].map(|v| bytes(self.model[v].tensor_type()?));
+            Some(y? > x?.max(SMALL_REPEAT))
+        };
+        REPEATING.iter().any(|op| n.op().is(op)) && repeated() == Some(true)
     }
 
     /// A key that equal computations share; none where equal keys would prove nothing.
@@ -312,10 +339,6 @@ impl<'m> Sweep<'m> {
 
     /// Bytes that a job reads and, as far as inference knows, writes.
     fn work(&self, job: &Job) -> u64 {
-        let bytes = |ty: &TensorType| {
-            let elements = u64::try_from(ty.shape.as_ref()?.len()?).ok()?;
-            ty.dtype.byte_len(elements)
-        };
         let read = job.inputs.iter().flatten().map(|t| t.byte_len());
         let outputs = self.model[job.node].outputs().iter().flatten();
         let written = outputs.filter_map(|&v| bytes(self.model[v].tensor_type()?));
@@ -469,6 +492,11 @@ impl<'m> Sweep<'m> {
     }
 }
 
+/// Bytes that the elements take, where the shape is static.
+fn bytes(ty: &TensorType) -> Option<u64> {
+    ty.dtype.byte_len(u64::try_from(ty.shape.as_ref()?.len()?).ok()?)
+}
+
 /// The nodes of a graph in order, those of bodies behind the node that they belong to.
 fn list(model: &Model, graph: GraphId, nodes: &mut Vec<NodeId>) {
     for node in model.nodes(graph) {
@@ -525,6 +553,19 @@ mod tests {
             }",
         );
         assert_eq!((sum, ops), (2.0, vec!["Concat".to_owned(), "Add".to_owned()]));
+    }
+
+    /// A pass behind folding may make do with what is repeated; where none does, the next sweep folds it.
+    #[test]
+    fn what_only_repeats_is_folded_in_the_second_sweep() {
+        let text = "g (float[300,300] x) => (float[300,300] y) <float[300] row = {0, ...}, int64[2] to = {300, 300}> {
+            all = Expand (row, to)  y = Add (x, all)
+        }";
+        let mut model = model(&text.replace("0, ...", &vec!["0"; 300].join(", ")));
+        let pipeline = Pipeline::of(&["fold-constants"]).expect("a pass of the table");
+        let report =
+            run(&mut model, &pipeline, &Options::default(), &mut |_, _| {}).expect("a run");
+        assert_eq!((model[model.root()].len(), report.sweeps), (1, 3));
     }
 
     /// More nodes than are evaluated side by side, of which many compute the same.
