@@ -65,6 +65,8 @@ pub enum Group {
     Simplify,
     /// Replaces an operator by simpler ones.
     Decompose,
+    /// Makes one operator of several.
+    Fuse,
     /// Brings the model to what the target takes.
     Legalise,
 }
@@ -76,6 +78,7 @@ impl fmt::Display for Group {
             Group::Eliminate => "eliminate",
             Group::Simplify => "simplify",
             Group::Decompose => "decompose",
+            Group::Fuse => "fuse",
             Group::Legalise => "legalise",
         })
     }

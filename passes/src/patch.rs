@@ -130,6 +130,16 @@ impl Patch {
         self.node("Pad", &[x, pads])
     }
 
+    /// `x` reduced along one axis, which stays with length 1.
+    pub fn reduce(&mut self, op: &'static str, x: Operand, axis: i64) -> Operand {
+        // ReduceSum had its axes as an input before the others had.
+        if self.opset < if op == "ReduceSum" { 13 } else { 18 } {
+            return self.node_with(op, &[x], attrs([("axes", AttrValue::Ints(vec![axis]))]));
+        }
+        let axes = self.constant(Tensor::ints(&[axis]));
+        self.node(op, &[x, axes])
+    }
+
     /// The parts joined along an axis.
     pub fn concat(&mut self, parts: &[Operand], axis: i64) -> Operand {
         self.node_with("Concat", parts, attrs([("axis", axis.into())]))

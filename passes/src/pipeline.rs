@@ -12,9 +12,10 @@ use crate::passes::{
     eliminate_nop_cast, eliminate_nop_concat, eliminate_nop_expand, eliminate_nop_gather,
     eliminate_nop_pad, eliminate_nop_reshape, eliminate_nop_slice, eliminate_nop_split,
     eliminate_nop_transpose, eliminate_repeated_weights, eliminate_unit_axes,
-    eliminate_unit_transpose, eliminate_unused_opsets, fix_input_shapes, fold_constants,
-    fold_reshape_shape, infer_shapes, inline_constant_if, inline_functions, merge_casts,
-    merge_reshapes, merge_transposes, merge_transposes_across_reshape, sink_widening_casts,
+    eliminate_unit_transpose, eliminate_unused_opsets, fix_input_shapes, flatten_linear_layers,
+    fold_constants, fold_reshape_shape, fold_scale_into_weights, fuse_gemm, infer_shapes,
+    inline_constant_if, inline_functions, merge_casts, merge_reshapes, merge_transposes,
+    merge_transposes_across_reshape, share_attention_mask, sink_reshapes, sink_widening_casts,
 };
 use crate::{Changed, DimBinding, InputShape, MissAt, Note, Pass, PassCx, PassError};
 
@@ -43,6 +44,8 @@ pub static PASSES: &[&dyn Pass] = &[
     &eliminate_broadcast_expand::EliminateBroadcastExpand,
     &sink_widening_casts::SinkWideningCasts,
     &merge_casts::MergeCasts,
+    &flatten_linear_layers::FlattenLinearLayers,
+    &sink_reshapes::SinkReshapes,
     &merge_reshapes::MergeReshapes,
     &merge_transposes::MergeTransposes,
     &merge_transposes_across_reshape::MergeTransposesAcrossReshape,
@@ -50,6 +53,9 @@ pub static PASSES: &[&dyn Pass] = &[
     &decompose_unfold::DecomposeUnfold,
     &decompose_gather_elements::DecomposeGatherElements,
     &eliminate_repeated_weights::EliminateRepeatedWeights,
+    &share_attention_mask::ShareAttentionMask,
+    &fold_scale_into_weights::FoldScaleIntoWeights,
+    &fuse_gemm::FuseGemm,
     &eliminate_common_subexpressions::EliminateCommonSubexpressions,
     &eliminate_duplicate_initializers::EliminateDuplicateInitializers,
     &eliminate_dead_nodes::EliminateDeadNodes,

@@ -18,7 +18,7 @@ pub enum Target {
 const NPU_ONLY: &[&str] = &["cast-inputs-to-int32", "sink-widening-casts"];
 
 /// Passes that leave a form which ATC does not look for.
-const PORTABLE_ONLY: &[&str] = &["eliminate-unit-axes"];
+const PORTABLE_ONLY: &[&str] = &["eliminate-unit-axes", "fuse-gemm"];
 
 impl Target {
     /// Whether every dimension must be a number.
