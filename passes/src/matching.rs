@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use onnxfix_ir::infer::evaluate;
-use onnxfix_ir::{DataType, Dim, Model, NodeId, Shape, Tensor, ValueId};
+use onnxfix_ir::{DataType, Dim, Model, NodeId, Shape, Tensor, Use, ValueId};
 use smallvec::SmallVec;
 
 use crate::{Miss, unmet};
@@ -195,4 +195,54 @@ pub(crate) fn uniform(m: &Model, value: ValueId) -> Option<f64> {
         .or_else(|| Some(tensor.to_ints()?.into_iter().map(|i| i as f64).collect()))?;
     let first = *all.first()?;
     all.iter().all(|&x| x.to_bits() == first.to_bits()).then_some(first)
+}
+
+/// A number as a scalar of this type.
+pub(crate) fn float(dtype: DataType, x: f64) -> Result<Tensor, Miss> {
+    #[expect(clippy::cast_possible_truncation, reason = "rounds to the type")]
+    match dtype {
+        DataType::Float => Ok(Tensor::scalar(x as f32)),
+        DataType::Double => Ok(Tensor::scalar(x)),
+        other => unmet(format!("the elements are {other}")),
+    }
+}
+
+/// Whether a Softmax of something of this rank is along the last axis.
+pub(crate) fn softmax_is_last(m: &Model, softmax: NodeId, rank: usize) -> bool {
+    let last = rank as i64 - 1;
+    match m[softmax].attrs.int("axis") {
+        Some(axis) => axis == -1 || axis == last,
+        // The default was 1 before opset 13.
+        None => last == 1 || m.opset(m[softmax].graph(), "").is_some_and(|version| version >= 13),
+    }
+}
+
+/// The only reader of probabilities: the product with the values.
+pub(crate) struct ProductOf {
+    /// The MatMul.
+    pub(crate) product: NodeId,
+    /// The shape that a Reshape between the two gives the probabilities.
+    pub(crate) reshaped: Option<Dims>,
+}
+
+/// The product that alone reads probabilities, perhaps behind reshapes that keep their rows.
+pub(crate) fn product_of(m: &Model, probabilities: ValueId) -> Result<ProductOf, Miss> {
+    let (mut read, mut reshaped) = (probabilities, None);
+    loop {
+        let only = m[read].uses().iter().next().copied().filter(|_| used_once(m, read));
+        let Some(Use::Input { node, slot }) = only else {
+            return unmet("something else reads the probabilities");
+        };
+        if slot == 0 && m[node].op().is("MatMul") {
+            if dims(m, read)?.last() != dims(m, probabilities)?.last() || dims(m, read)?.len() < 2 {
+                return unmet("a reshape cuts the rows of the probabilities");
+            }
+            return Ok(ProductOf { product: node, reshaped });
+        }
+        if !is_reshape(m, node) {
+            return unmet("something else than a product reads the probabilities");
+        }
+        read = output(m, node)?;
+        reshaped = Some(dims_of_elements(m, read)?);
+    }
 }

@@ -6,12 +6,12 @@ use onnxfix_ir::{GraphId, Model};
 use serde::Serialize;
 
 use crate::passes::{
-    cast_inputs_to_int32, decompose_gather_elements, decompose_unfold, eliminate_broadcast_expand,
-    eliminate_common_subexpressions, eliminate_dead_nodes, eliminate_dropout,
-    eliminate_duplicate_initializers, eliminate_identity, eliminate_nop_arithmetic,
-    eliminate_nop_cast, eliminate_nop_concat, eliminate_nop_expand, eliminate_nop_gather,
-    eliminate_nop_pad, eliminate_nop_reshape, eliminate_nop_slice, eliminate_nop_split,
-    eliminate_nop_transpose, eliminate_repeated_weights, eliminate_unit_axes,
+    bound_attention_mask, cast_inputs_to_int32, decompose_gather_elements, decompose_unfold,
+    eliminate_broadcast_expand, eliminate_common_subexpressions, eliminate_dead_nodes,
+    eliminate_dropout, eliminate_duplicate_initializers, eliminate_identity,
+    eliminate_nop_arithmetic, eliminate_nop_cast, eliminate_nop_concat, eliminate_nop_expand,
+    eliminate_nop_gather, eliminate_nop_pad, eliminate_nop_reshape, eliminate_nop_slice,
+    eliminate_nop_split, eliminate_nop_transpose, eliminate_repeated_weights, eliminate_unit_axes,
     eliminate_unit_transpose, eliminate_unused_opsets, fix_input_shapes, flatten_linear_layers,
     fold_constants, fold_reshape_shape, fold_scale_into_weights, fuse_gemm, infer_shapes,
     inline_constant_if, inline_functions, merge_casts, merge_reshapes, merge_transposes,
@@ -54,6 +54,7 @@ pub static PASSES: &[&dyn Pass] = &[
     &decompose_gather_elements::DecomposeGatherElements,
     &eliminate_repeated_weights::EliminateRepeatedWeights,
     &share_attention_mask::ShareAttentionMask,
+    &bound_attention_mask::BoundAttentionMask,
     &fold_scale_into_weights::FoldScaleIntoWeights,
     &fuse_gemm::FuseGemm,
     &eliminate_common_subexpressions::EliminateCommonSubexpressions,

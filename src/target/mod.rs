@@ -14,8 +14,8 @@ pub enum Target {
     Portable,
 }
 
-/// Passes that only a compiler without 64-bit integers wants.
-const NPU_ONLY: &[&str] = &["cast-inputs-to-int32", "sink-widening-casts"];
+/// Passes that only a compiler wants that computes in float16 and has no 64-bit integers.
+const NPU_ONLY: &[&str] = &["bound-attention-mask", "cast-inputs-to-int32", "sink-widening-casts"];
 
 /// Passes that leave a form which ATC does not look for.
 const PORTABLE_ONLY: &[&str] = &["eliminate-unit-axes", "fuse-gemm"];

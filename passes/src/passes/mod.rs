@@ -1,5 +1,6 @@
 //! One pass per file, in the order of the table.
 
+pub(crate) mod bound_attention_mask;
 pub(crate) mod cast_inputs_to_int32;
 pub(crate) mod decompose_gather_elements;
 pub(crate) mod decompose_unfold;

@@ -1,10 +1,10 @@
 //! share-attention-mask
 
-use onnxfix_ir::{DataType, Model, NodeId, Tensor, Use, ValueId};
+use onnxfix_ir::{Model, NodeId, ValueId};
 
 use crate::matching::{
-    Dims, dims, dims_of_elements, dtype, input, ints, is_reshape, output, producer, uniform,
-    used_once,
+    Dims, ProductOf, dims, dims_of_elements, dtype, float, input, ints, is_reshape, output,
+    producer, product_of, softmax_is_last, uniform, used_once,
 };
 use crate::{Miss, Patch, Rewrite, declare_pass, unmet};
 
@@ -70,10 +70,7 @@ impl Rewrite for ShareAttentionMask {
         };
         let shape = dims_of_elements(m, masked)?;
         let last = shape.len() as i64 - 1;
-        if !matches!(m[root].attrs.int("axis"), Some(axis) if axis == -1 || axis == last)
-            && !(m[root].attrs.int("axis").is_none()
-                && m.opset(m[root].graph(), "").is_some_and(|v| v >= 13))
-        {
+        if !softmax_is_last(m, root, shape.len()) {
             return unmet("the Softmax is not along the last axis");
         }
         if m.constant(low).is_none_or(|t| t.dims.len() > shape.len()) || dims(m, scores)? != shape {
@@ -95,11 +92,11 @@ impl Rewrite for ShareAttentionMask {
         let (scores, shifted) = unshifted(m, scores);
         let scores = if shifted { patch.reshape(scores.into(), &shape) } else { scores.into() };
         let low =
-            if number.is_infinite() { patch.constant(floats(ty, LOWEST)?) } else { low.into() };
-        let zero = patch.constant(floats(ty, 0.0)?);
+            if number.is_infinite() { patch.constant(float(ty, LOWEST)?) } else { low.into() };
+        let zero = patch.constant(float(ty, 0.0)?);
         let bias = patch.node("Where", &[hidden.into(), low, zero]);
         let biased = patch.node("Add", &[scores, bias]);
-        let Some(Cleared { product, reshaped, .. }) = cleared else {
+        let Some(ProductOf { product, reshaped }) = cleared else {
             patch.set_input(root, 0, biased);
             return Ok(patch);
         };
@@ -119,7 +116,7 @@ impl Rewrite for ShareAttentionMask {
         let along = dims(m, hidden)?.len() as i64 - 1;
         let hidden = patch.cast(hidden.into(), ty);
         let all = patch.reduce("ReduceMin", hidden, along);
-        let one = patch.constant(floats(ty, 1.0)?);
+        let one = patch.constant(float(ty, 1.0)?);
         let some = patch.node("Sub", &[one, all]);
         let sums = patch.node("Mul", &[sums, some]);
         let result = if rows == of_y { sums } else { patch.reshape(sums, &of_y) };
@@ -131,24 +128,8 @@ impl Rewrite for ShareAttentionMask {
 /// What stands for minus infinity in a sum: finite in float and bfloat16, and any score swallows nothing of it.
 const LOWEST: f64 = -3e38;
 
-fn floats(dtype: DataType, x: f64) -> Result<Tensor, Miss> {
-    #[expect(clippy::cast_possible_truncation, reason = "the numbers above fit")]
-    match dtype {
-        DataType::Float => Ok(Tensor::scalar(x as f32)),
-        DataType::Double => Ok(Tensor::scalar(x)),
-        other => unmet(format!("the scores are {other}")),
-    }
-}
-
-/// The product behind a Where that clears probabilities.
-struct Cleared {
-    product: NodeId,
-    /// The shape that a Reshape between the two gives the probabilities.
-    reshaped: Option<Dims>,
-}
-
 /// What clears the same places of the probabilities again.
-fn cleared(m: &Model, p: ValueId, hidden: ValueId) -> Result<Option<Cleared>, Miss> {
+fn cleared(m: &Model, p: ValueId, hidden: ValueId) -> Result<Option<ProductOf>, Miss> {
     let clears = |n: NodeId| {
         m[n].op().is("Where")
             && m[n].input(0) == Some(hidden)
@@ -156,30 +137,11 @@ fn cleared(m: &Model, p: ValueId, hidden: ValueId) -> Result<Option<Cleared>, Mi
             && m[n].input(2) == Some(p)
     };
     let Some(where_) = m.users(p).find(|&n| clears(n)) else { return Ok(None) };
-    let mut read = output(m, where_)?;
-    let mut reshaped = None;
+    let read = output(m, where_)?;
     if !used_once(m, p) || dims(m, read)? != dims(m, p)? {
         return unmet("something else reads the probabilities");
     }
-    loop {
-        if !used_once(m, read) {
-            return unmet("something else reads the cleared probabilities");
-        }
-        let Some(Use::Input { node, slot }) = m[read].uses().iter().next().copied() else {
-            return Err(Miss::NoMatch);
-        };
-        if slot == 0 && m[node].op().is("MatMul") {
-            if dims(m, read)?.last() != dims(m, p)?.last() || dims(m, read)?.len() < 2 {
-                return unmet("a reshape cuts the rows of the probabilities");
-            }
-            return Ok(Some(Cleared { product: node, reshaped }));
-        }
-        if !is_reshape(m, node) {
-            return unmet("something else than a product reads the cleared probabilities");
-        }
-        read = output(m, node)?;
-        reshaped = Some(dims_of_elements(m, read)?);
-    }
+    product_of(m, read).map(Some)
 }
 
 /// The scores without a shift by the largest one of each row, and whether they need the shape that they had.
