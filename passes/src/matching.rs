@@ -246,3 +246,21 @@ pub(crate) fn product_of(m: &Model, probabilities: ValueId) -> Result<ProductOf,
         reshaped = Some(dims_of_elements(m, read)?);
     }
 }
+
+/// Reductions that inference and passes treat alike.
+pub(crate) const REDUCTIONS: &[&str] = &["ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin"];
+
+/// Succeeds where a reduction of something of this rank is along the last axis alone, which stays with length 1.
+pub(crate) fn reduces_last(m: &Model, node: NodeId, rank: usize) -> Result<(), Miss> {
+    if m[node].attrs.int("keepdims") == Some(0) {
+        return unmet("the reduction drops its axis");
+    }
+    let axes = match m[node].input(1) {
+        Some(axes) => ints(m, axes)?,
+        None => m[node].attrs.ints("axes").unwrap_or_default().to_vec(),
+    };
+    match axes[..] {
+        [axis] if axis == -1 || axis == rank as i64 - 1 => Ok(()),
+        _ => unmet("the reduction is not along the last axis alone"),
+    }
+}

@@ -16,6 +16,7 @@ use crate::passes::{
     fold_constants, fold_reshape_shape, fold_scale_into_weights, fuse_gemm, infer_shapes,
     inline_constant_if, inline_functions, merge_casts, merge_reshapes, merge_transposes,
     merge_transposes_across_reshape, share_attention_mask, sink_reshapes, sink_widening_casts,
+    split_heads_from_batch,
 };
 use crate::{Changed, DimBinding, InputShape, MissAt, Note, Pass, PassCx, PassError};
 
@@ -42,6 +43,8 @@ pub static PASSES: &[&dyn Pass] = &[
     &eliminate_unit_transpose::EliminateUnitTranspose,
     &eliminate_nop_arithmetic::EliminateNopArithmetic,
     &eliminate_broadcast_expand::EliminateBroadcastExpand,
+    &eliminate_repeated_weights::EliminateRepeatedWeights,
+    &split_heads_from_batch::SplitHeadsFromBatch,
     &sink_widening_casts::SinkWideningCasts,
     &merge_casts::MergeCasts,
     &flatten_linear_layers::FlattenLinearLayers,
@@ -52,7 +55,6 @@ pub static PASSES: &[&dyn Pass] = &[
     &eliminate_unit_axes::EliminateUnitAxes,
     &decompose_unfold::DecomposeUnfold,
     &decompose_gather_elements::DecomposeGatherElements,
-    &eliminate_repeated_weights::EliminateRepeatedWeights,
     &share_attention_mask::ShareAttentionMask,
     &bound_attention_mask::BoundAttentionMask,
     &fold_scale_into_weights::FoldScaleIntoWeights,

@@ -15,7 +15,12 @@ pub enum Target {
 }
 
 /// Passes that only a compiler wants that computes in float16 and has no 64-bit integers.
-const NPU_ONLY: &[&str] = &["bound-attention-mask", "cast-inputs-to-int32", "sink-widening-casts"];
+const NPU_ONLY: &[&str] = &[
+    "bound-attention-mask",
+    "cast-inputs-to-int32",
+    "sink-widening-casts",
+    "split-heads-from-batch",
+];
 
 /// Passes that leave a form which ATC does not look for.
 const PORTABLE_ONLY: &[&str] = &["eliminate-unit-axes", "fuse-gemm"];

@@ -40,3 +40,4 @@ pub(crate) mod merge_transposes_across_reshape;
 pub(crate) mod share_attention_mask;
 pub(crate) mod sink_reshapes;
 pub(crate) mod sink_widening_casts;
+pub(crate) mod split_heads_from_batch;

@@ -3,8 +3,8 @@
 use onnxfix_ir::{Model, NodeId, ValueId};
 
 use crate::matching::{
-    Dims, ProductOf, dims, dims_of_elements, dtype, float, input, ints, is_reshape, output,
-    producer, product_of, softmax_is_last, uniform, used_once,
+    Dims, ProductOf, dims, dims_of_elements, dtype, float, input, is_reshape, output, producer,
+    product_of, reduces_last, softmax_is_last, uniform, used_once,
 };
 use crate::{Miss, Patch, Rewrite, declare_pass, unmet};
 
@@ -152,18 +152,10 @@ fn unshifted(m: &Model, scores: ValueId) -> (ValueId, bool) {
         let sub = producer(m, shifted, "Sub")?;
         let (x, largest) = (input(m, sub, 0)?, input(m, sub, 1)?);
         let max = producer(m, largest, "ReduceMax")?;
-        let axes = match m[max].input(1) {
-            Some(axes) => ints(m, axes)?,
-            None => m[max].attrs.ints("axes").map(<[i64]>::to_vec).ok_or(Miss::NoMatch)?,
-        };
-        let (of_x, rank) = (dims(m, x)?, dims(m, x)?.len() as i64);
-        let is_last = matches!(axes[..], [axis] if axis == -1 || axis == rank - 1);
+        let of_x = dims(m, x)?;
+        reduces_last(m, max, of_x.len())?;
         let is_same_row = of_x.last() == dims(m, scores)?.last();
-        if input(m, max, 0)? == x
-            && is_last
-            && is_same_row
-            && m[max].attrs.int("keepdims") != Some(0)
-        {
+        if input(m, max, 0)? == x && is_same_row {
             Ok((x, shifted != scores))
         } else {
             Err(Miss::NoMatch)

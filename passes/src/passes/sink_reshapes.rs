@@ -2,7 +2,10 @@
 
 use onnxfix_ir::{AttrValue, Attrs, Model, NodeId, Tensor, ValueId};
 
-use crate::matching::{Dims, dims, dims_of_elements, input, is_reshape, output};
+use crate::matching::{
+    Dims, REDUCTIONS, dims, dims_of_elements, input, is_reshape, output, reduces_last,
+    softmax_is_last,
+};
 use crate::{Miss, Operand, Patch, Rewrite, declare_pass, unmet};
 
 declare_pass! {
@@ -63,8 +66,6 @@ const ELEMENTWISE: &[&str] = &[
 ];
 /// Operators that work along the axis of this attribute.
 const ALONG_AXIS: &[&str] = &["Softmax", "LogSoftmax", "LayerNormalization"];
-/// Reductions.
-const REDUCTIONS: &[&str] = &["ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin"];
 
 /// How a node reads rows.
 enum Rows {
@@ -152,8 +153,7 @@ fn rows_of(m: &Model, node: NodeId, op: &str) -> Result<Rows, Miss> {
     if m.opset(n.graph(), "").is_none_or(|version| version < 8) {
         return unmet("the opset is older than 8");
     }
-    let rank = dims(m, input(m, node, 0)?)?.len() as i64;
-    let is_last = |axis: i64| axis == -1 || axis == rank - 1;
+    let rank = dims(m, input(m, node, 0)?)?.len();
     let mut attrs = n.attrs.clone();
     if op == "MatMul" {
         if dims(m, input(m, node, 1)?)?.len() != 2 {
@@ -162,27 +162,20 @@ fn rows_of(m: &Model, node: NodeId, op: &str) -> Result<Rows, Miss> {
         return Ok(Rows::First(attrs));
     }
     if ALONG_AXIS.contains(&op) {
-        // The default of Softmax was 1 once, which is the last axis of a matrix only.
-        let axis = n.attrs.int("axis").unwrap_or(if op == "LayerNormalization" { -1 } else { 1 });
-        let default_changed = n.attrs.int("axis").is_none()
-            && op != "LayerNormalization"
-            && m.opset(n.graph(), "").is_some_and(|version| version >= 13);
-        if !is_last(axis) && !default_changed {
-            return unmet(format!("axis {axis} is not the last one"));
+        let is_last = match n.attrs.int("axis") {
+            None if op == "LayerNormalization" => true,
+            Some(axis) if op == "LayerNormalization" => axis == -1 || axis == rank as i64 - 1,
+            _ => softmax_is_last(m, node, rank),
+        };
+        if !is_last {
+            return unmet("it is not along the last axis");
         }
         attrs.set("axis", 1);
         return Ok(Rows::First(attrs));
     }
     if REDUCTIONS.contains(&op) {
-        if n.attrs.int("keepdims") == Some(0) {
-            return unmet("the reduction drops its axis");
-        }
-        let given = n.input(1).map(|v| crate::matching::ints(m, v)).transpose()?;
-        let axes = n.attrs.ints("axes").map(<[i64]>::to_vec).or_else(|| given.clone());
-        if !matches!(axes.as_deref(), Some([axis]) if is_last(*axis)) {
-            return unmet("the reduction is not along the last axis alone");
-        }
-        if given.is_some() {
+        reduces_last(m, node, rank)?;
+        if n.input(1).is_some() {
             return Ok(Rows::Reduced);
         }
         attrs.set("axes", AttrValue::Ints(vec![1]));
@@ -268,7 +261,7 @@ mod tests {
     #[test]
     fn look_alikes_stay() {
         for (inputs, constants, output, node, why) in [
-            ("", "", "float[2,3,4]", "Softmax <axis = 1> (r)", "axis 1 is not the last one"),
+            ("", "", "float[2,3,4]", "Softmax <axis = 1> (r)", "not along the last axis"),
             (
                 "",
                 "",
