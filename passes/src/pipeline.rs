@@ -15,8 +15,8 @@ use crate::passes::{
     eliminate_unit_transpose, eliminate_unused_opsets, fix_input_shapes, flatten_linear_layers,
     fold_constants, fold_reshape_shape, fold_scale_into_weights, fuse_gemm, infer_shapes,
     inline_constant_if, inline_functions, merge_casts, merge_reshapes, merge_transposes,
-    merge_transposes_across_reshape, share_attention_mask, sink_reshapes, sink_widening_casts,
-    split_heads_from_batch,
+    merge_transposes_across_reshape, share_attention_mask, simplify_truth_values, sink_reshapes,
+    sink_widening_casts, split_heads_from_batch,
 };
 use crate::{Changed, DimBinding, InputShape, MissAt, Note, Pass, PassCx, PassError};
 
@@ -46,6 +46,7 @@ pub static PASSES: &[&dyn Pass] = &[
     &eliminate_repeated_weights::EliminateRepeatedWeights,
     &split_heads_from_batch::SplitHeadsFromBatch,
     &sink_widening_casts::SinkWideningCasts,
+    &simplify_truth_values::SimplifyTruthValues,
     &merge_casts::MergeCasts,
     &flatten_linear_layers::FlattenLinearLayers,
     &sink_reshapes::SinkReshapes,

@@ -18,6 +18,7 @@ pub enum Target {
 const NPU_ONLY: &[&str] = &[
     "bound-attention-mask",
     "cast-inputs-to-int32",
+    "simplify-truth-values",
     "sink-widening-casts",
     "split-heads-from-batch",
 ];

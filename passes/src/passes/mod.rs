@@ -38,6 +38,7 @@ pub(crate) mod merge_reshapes;
 pub(crate) mod merge_transposes;
 pub(crate) mod merge_transposes_across_reshape;
 pub(crate) mod share_attention_mask;
+pub(crate) mod simplify_truth_values;
 pub(crate) mod sink_reshapes;
 pub(crate) mod sink_widening_casts;
 pub(crate) mod split_heads_from_batch;

@@ -1,8 +1,8 @@
 //! sink-widening-casts
 
-use onnxfix_ir::{DataType, Model, NodeId};
+use onnxfix_ir::{DataType, Model, NodeId, Use};
 
-use crate::matching::{dtype, input, output, producer, used_once};
+use crate::matching::{dtype, input, output, producer};
 use crate::{Miss, Operand, Patch, Rewrite, declare_pass, unmet};
 
 declare_pass! {
@@ -29,27 +29,36 @@ declare_pass! {
     ///
     /// ## Applies when
     /// - The operator moves elements of its first input, has one output, and takes any type.
-    /// - Nothing else reads the Cast, so that no second one appears.
+    /// - What else reads the Cast only moves elements, too, or casts or compares them, so that no second one stays.
     ///
     /// ## Numerics
     /// Exact.
     pub SinkWideningCasts = "sink-widening-casts", Simplify, Exact
 }
 
+const MOVEMENTS: &[&str] = &[
+    "Reshape",
+    "Flatten",
+    "Squeeze",
+    "Unsqueeze",
+    "Transpose",
+    "Expand",
+    "Tile",
+    "Slice",
+    "Gather",
+    "Identity",
+];
+
+/// Whether a reader of a Cast to int64 will make do with the int32.
+fn takes_int32(m: &Model, reader: &Use) -> bool {
+    let Use::Input { node, slot: 0 } = *reader else { return false };
+    let is = |op: &&str| m[node].op().is(op);
+    MOVEMENTS.iter().any(is) || is(&"Cast") || is(&"Equal")
+}
+
 impl Rewrite for SinkWideningCasts {
     fn roots(&self) -> &'static [&'static str] {
-        &[
-            "Reshape",
-            "Flatten",
-            "Squeeze",
-            "Unsqueeze",
-            "Transpose",
-            "Expand",
-            "Tile",
-            "Slice",
-            "Gather",
-            "Identity",
-        ]
+        MOVEMENTS
     }
 
     fn try_rewrite(&self, m: &Model, root: NodeId) -> Result<Patch, Miss> {
@@ -59,8 +68,8 @@ impl Rewrite for SinkWideningCasts {
         if dtype(m, x)? != DataType::Int32 || dtype(m, wide)? != DataType::Int64 {
             return Err(Miss::NoMatch);
         }
-        if !used_once(m, wide) {
-            return unmet("the cast has other readers");
+        if !m[wide].uses().iter().all(|u| takes_int32(m, u)) {
+            return unmet("something else reads int64");
         }
         let y = output(m, root)?;
         let node = &m[root];
