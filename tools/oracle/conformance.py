@@ -49,6 +49,17 @@ SHAPED_BY_VALUES = {
     "NonZero", "Range", "StringNormalizer", "StringSplit", "Unique",
 }
 
+# Inputs whose values, not only their shapes, are in an output's shape. Where they are known only when the model runs, no
+# inference can know it either.
+SHAPE_OPERANDS = {
+    "AffineGrid": [1], "CenterCropPad": [1], "Col2Im": [1, 2], "DFT": [1], "Expand": [1], "If": [0], "Loop": [0, 1],
+    "MaxUnpool": [2], "MelWeightMatrix": [0, 1], "OneHot": [1], "Pad": [1, 3], "ReduceL1": [1], "ReduceL2": [1],
+    "ReduceLogSum": [1], "ReduceLogSumExp": [1], "ReduceMax": [1], "ReduceMean": [1], "ReduceMin": [1],
+    "ReduceProd": [1], "ReduceSum": [1], "ReduceSumSquare": [1], "Reshape": [1], "Resize": [1, 2, 3], "STFT": [1, 3],
+    "SequenceAt": [1], "Slice": [1, 2, 3, 4], "Split": [1], "SplitToSequence": [1], "Squeeze": [1], "Tile": [1],
+    "TopK": [1], "Unsqueeze": [1], "Upsample": [1],
+}
+
 # More values than this are not shown one by one.
 MOST_INNER_VALUES = 200
 
@@ -256,7 +267,7 @@ class Trial:
 def _count_shapes(after: onnx.ModelProto, bare: onnx.ModelProto, real: dict) -> tuple[Shapes, str | None]:
     counted = Shapes("")
     by_onnx = _inferred_by_onnx(bare)
-    has_values_for_shapes = any(node.op_type in SHAPED_BY_VALUES for node in graphs.all_nodes(bare.graph))
+    has_values_for_shapes = _is_shaped_by_values(bare.graph)
     for value in after.graph.output:
         if not value.type.HasField("tensor_type") or not isinstance(real.get(value.name), numpy.ndarray):
             continue
@@ -269,6 +280,16 @@ def _count_shapes(after: onnx.ModelProto, bare: onnx.ModelProto, real: dict) -> 
         if not graphs.is_static(shape):
             counted.open.append(f"{value.name}{shape if shape is not None else ''}")
     return counted, false_shapes(after.graph.output, real)
+
+
+def _is_shaped_by_values(graph: onnx.GraphProto) -> bool:
+    """Whether values that are not known before the model runs decide a shape."""
+    given = {value.name for value in graphs.real_inputs(graph)}
+    for node in graphs.all_nodes(graph):
+        operands = (node.input[slot] for slot in SHAPE_OPERANDS.get(node.op_type, []) if slot < len(node.input))
+        if node.op_type in SHAPED_BY_VALUES or any(name in given for name in operands):
+            return True
+    return False
 
 
 def _wrong_refusal(verdict: Verdict, model: onnx.ModelProto, target: str, judge: Judge) -> str | None:
