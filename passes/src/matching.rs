@@ -264,3 +264,42 @@ pub(crate) fn reduces_last(m: &Model, node: NodeId, rank: usize) -> Result<(), M
         _ => unmet("the reduction is not along the last axis alone"),
     }
 }
+
+/// What a Slice takes of one axis: `start`, `start + step`, and so on, `len` of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Slice {
+    pub(crate) x: ValueId,
+    pub(crate) axis: usize,
+    pub(crate) start: i64,
+    pub(crate) len: i64,
+    pub(crate) step: i64,
+}
+
+/// A Slice of one axis by constants, forwards.
+pub(crate) fn sliced(m: &Model, node: NodeId) -> Result<Slice, Miss> {
+    if !m[node].op().is("Slice") {
+        return Err(Miss::NoMatch);
+    }
+    let x = input(m, node, 0)?;
+    let from = dims(m, x)?;
+    let operand = |slot: usize, attr: &str| match m[node].input(slot) {
+        Some(v) => ints(m, v).map(Some),
+        None => Ok(m[node].attrs.ints(attr).map(<[i64]>::to_vec)),
+    };
+    let (Some(starts), Some(ends)) = (operand(1, "starts")?, operand(2, "ends")?) else {
+        return Err(Miss::NoMatch);
+    };
+    let axes = operand(3, "axes")?.unwrap_or_else(|| (0..starts.len() as i64).collect());
+    let steps = operand(4, "steps")?.unwrap_or_else(|| vec![1; starts.len()]);
+    let (&[start], &[end], &[axis], &[step @ 1..=i64::MAX]) =
+        (starts.as_slice(), ends.as_slice(), axes.as_slice(), steps.as_slice())
+    else {
+        return unmet("a slice takes more than one axis, or goes backwards");
+    };
+    let axis = onnxfix_ir::op::normal_axis(axis, from.len()).map_err(|_| Miss::NoMatch)?;
+    let n = from[axis];
+    let clamp = |i: i64| (if i < 0 { i.saturating_add(n) } else { i }).clamp(0, n);
+    let (start, end) = (clamp(start), clamp(end));
+    let len = (end - start).max(0).saturating_add(step - 1) / step;
+    Ok(Slice { x, axis, start, len, step })
+}

@@ -112,6 +112,16 @@ impl Patch {
         self.node("Slice", &[x, start, end, axis])
     }
 
+    /// As [`slice`](Patch::slice), only every `step`th. Steps are there from opset 10 on.
+    pub fn slice_by(&mut self, x: Operand, axis: i64, start: i64, end: i64, step: i64) -> Operand {
+        if step == 1 {
+            return self.slice(x, axis, start, end);
+        }
+        let [start, end, axis, step] =
+            [start, end, axis, step].map(|i| self.constant(Tensor::ints(&[i])));
+        self.node("Slice", &[x, start, end, axis, step])
+    }
+
     /// `x` of this rank with zeros before and after one axis.
     pub fn pad(
         &mut self,
@@ -216,7 +226,7 @@ pub(crate) fn apply(
 ) -> Result<Applied, String> {
     let root = patch.root;
     let graph = model[root].graph();
-    let base = model[root].output(0).map_or_else(Name::default, |v| model[v].name().clone());
+    let base = base_name(model, root);
     let constants: Vec<ValueId> = patch
         .constants
         .into_iter()
@@ -285,6 +295,21 @@ pub(crate) fn apply(
         applied.touched.push(node);
     }
     Ok(applied)
+}
+
+/// What names of new values begin with: the name of the root's output, without what an earlier patch added to it.
+fn base_name(model: &Model, root: NodeId) -> Name {
+    let n = &model[root];
+    let name = n.output(0).map_or_else(Name::default, |v| model[v].name().clone());
+    if !n.metadata.iter().any(|(key, _)| key == PROVENANCE) {
+        return name;
+    }
+    let unnumbered = name.trim_end_matches(|c: char| c.is_ascii_digit());
+    let unnumbered = unnumbered.strip_suffix('_').unwrap_or(&name);
+    [unnumbered, &*name]
+        .iter()
+        .find_map(|all| all.strip_suffix(&*n.op().name)?.strip_suffix('_'))
+        .map_or(name.clone(), Name::from)
 }
 
 /// Whether a value of type `new` can stand where one of type `old` stood.

@@ -1,8 +1,9 @@
 //! The ordered table of passes, and a run over some of them.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use onnxfix_ir::{GraphId, Model};
+use onnxfix_ir::{GraphId, Model, Name, Node, NodeId};
 use serde::Serialize;
 
 use crate::passes::{
@@ -15,10 +16,10 @@ use crate::passes::{
     eliminate_unit_transpose, eliminate_unused_opsets, fix_input_shapes, flatten_linear_layers,
     fold_constants, fold_reshape_shape, fold_scale_into_weights, fuse_gemm, infer_shapes,
     inline_constant_if, inline_functions, merge_casts, merge_reshapes, merge_transposes,
-    merge_transposes_across_reshape, share_attention_mask, simplify_truth_values, sink_reshapes,
-    sink_widening_casts, split_heads_from_batch,
+    merge_transposes_across_reshape, narrow_to_used_rows, share_attention_mask,
+    simplify_truth_values, sink_reshapes, sink_widening_casts, split_heads_from_batch,
 };
-use crate::{Changed, DimBinding, InputShape, MissAt, Note, Pass, PassCx, PassError};
+use crate::{Changed, DimBinding, InputShape, MissAt, Note, PROVENANCE, Pass, PassCx, PassError};
 
 /// Every pass, in the order in which pipelines run them.
 pub static PASSES: &[&dyn Pass] = &[
@@ -61,10 +62,14 @@ pub static PASSES: &[&dyn Pass] = &[
     &fold_scale_into_weights::FoldScaleIntoWeights,
     &fuse_gemm::FuseGemm,
     &eliminate_common_subexpressions::EliminateCommonSubexpressions,
+    &narrow_to_used_rows::NarrowToUsedRows,
     &eliminate_duplicate_initializers::EliminateDuplicateInitializers,
     &eliminate_dead_nodes::EliminateDeadNodes,
     &eliminate_unused_opsets::EliminateUnusedOpsets,
 ];
+
+/// Passes that wait until the others find nothing more: what they do for one place hides that it is like the others.
+const LATE: &[&str] = &["narrow-to-used-rows"];
 
 /// What the user asked for.
 #[derive(Debug, Clone)]
@@ -266,12 +271,17 @@ pub fn run(
         .collect();
     let mut stop = Stop::SweepLimit;
     let mut sweeps = 0;
+    let waits = passes.iter().filter(|pass| LATE.contains(&pass.info().name)).count();
+    let mut late = waits == 0 || waits == passes.len();
     while sweeps < MAX_SWEEPS && stop == Stop::SweepLimit {
         sweeps += 1;
         cx.postponed = false;
         let mut quiet = true;
         for (pass, stats) in passes.iter().zip(&mut stats) {
             let name = pass.info().name;
+            if LATE.contains(&name) && !late {
+                continue;
+            }
             let _span = tracing::info_span!("pass", name).entered();
             let (start, before) = (Instant::now(), cx.rewrites);
             let changed = pass.run(model, &mut cx)?;
@@ -287,7 +297,10 @@ pub fn run(
         if options.max_rewrites.is_some_and(|max| cx.rewrites >= max) {
             stop = Stop::FuelSpent;
         } else if quiet && !cx.postponed {
-            stop = Stop::Converged;
+            if late {
+                stop = Stop::Converged;
+            }
+            late = true;
         }
     }
     if stop == Stop::SweepLimit {
@@ -297,6 +310,7 @@ pub fn run(
         );
     }
     allow_initializers(model);
+    name_nodes(model);
     Ok(Report { stop, sweeps, passes: stats, notes: cx.notes, misses: cx.misses })
 }
 
@@ -306,6 +320,25 @@ fn allow_initializers(model: &mut Model) {
         |g: GraphId| model[g].initializers().iter().any(|&v| !model[g].inputs().contains(&v));
     if model.header.ir_version.is_some_and(|version| version < 4) && model.graphs().any(unlisted) {
         model.header.ir_version = Some(4);
+    }
+}
+
+/// Names what passes made after its first output. Values change names meanwhile, and ATC wants names of nodes unique.
+fn name_nodes(model: &mut Model) {
+    let is_made = |node: &Node| node.metadata.iter().any(|(key, _)| key == PROVENANCE);
+    let (made, found): (Vec<NodeId>, Vec<NodeId>) =
+        model.all_nodes().map(|(id, _)| id).partition(|&id| is_made(&model[id]));
+    let mut taken: HashSet<Name> = found.iter().filter_map(|&id| model[id].name.clone()).collect();
+    for id in made {
+        let Some(base) =
+            model[id].outputs().iter().flatten().next().map(|&v| model[v].name().clone())
+        else {
+            continue;
+        };
+        let numbered = (1..).map(|n| Name::from(format!("{base}_{n}").as_str()));
+        let name =
+            std::iter::once(base.clone()).chain(numbered).find(|name| taken.insert(name.clone()));
+        *model.node_mut(id).name() = name;
     }
 }
 

@@ -3,7 +3,8 @@
 use onnxfix_ir::{Model, NodeId, ValueId};
 
 use crate::matching::{
-    Dims, dims, dims_of_elements, input, ints, is_reshape, output, perm, uniform,
+    Dims, Slice, dims, dims_of_elements, input, ints, is_reshape, output, perm, producer, sliced,
+    uniform,
 };
 use crate::{Miss, Operand, Patch, Rewrite, declare_pass, unmet};
 
@@ -154,13 +155,6 @@ fn stacked(m: &Model, root: NodeId) -> Result<Unfold, Miss> {
     .bounded()
 }
 
-struct Slice {
-    x: ValueId,
-    axis: usize,
-    start: i64,
-    len: i64,
-}
-
 /// The slice behind an Unsqueeze (or Reshape) that makes `axis` of length 1.
 fn stacked_slice(m: &Model, part: ValueId, axis: usize) -> Result<Slice, Miss> {
     let wide = dims(m, part)?;
@@ -179,27 +173,9 @@ fn stacked_slice(m: &Model, part: ValueId, axis: usize) -> Result<Slice, Miss> {
 
 /// A slice of one axis by constants, forwards, step 1.
 fn slice(m: &Model, value: ValueId) -> Result<Slice, Miss> {
-    let node = m.producer(value).filter(|&n| m[n].op().is("Slice")).ok_or(Miss::NoMatch)?;
-    let x = input(m, node, 0)?;
-    let from = dims(m, x)?;
-    let operand = |slot: usize, attr: &str| match m[node].input(slot) {
-        Some(v) => ints(m, v).map(Some),
-        None => Ok(m[node].attrs.ints(attr).map(<[i64]>::to_vec)),
-    };
-    let (Some(starts), Some(ends)) = (operand(1, "starts")?, operand(2, "ends")?) else {
-        return Err(Miss::NoMatch);
-    };
-    let axes = operand(3, "axes")?.unwrap_or_else(|| (0..starts.len() as i64).collect());
-    let steps = operand(4, "steps")?.unwrap_or_else(|| vec![1; starts.len()]);
-    let ([start], [end], [axis], [1]) =
-        (starts.as_slice(), ends.as_slice(), axes.as_slice(), steps.as_slice())
-    else {
-        return unmet("a slice takes more than one axis, or steps");
-    };
-    let axis = onnxfix_ir::op::normal_axis(*axis, from.len()).map_err(|_| Miss::NoMatch)?;
-    let n = from[axis];
-    let clamp = |i: i64| (if i < 0 { i.saturating_add(n) } else { i }).clamp(0, n);
-    Ok(Slice { x, axis, start: clamp(*start), len: clamp(*end) - clamp(*start) })
+    let node = producer(m, value, "Slice")?;
+    let slice = sliced(m, node)?;
+    if slice.step == 1 { Ok(slice) } else { unmet("a slice takes steps") }
 }
 
 impl Unfold {

@@ -37,6 +37,7 @@ pub(crate) mod merge_casts;
 pub(crate) mod merge_reshapes;
 pub(crate) mod merge_transposes;
 pub(crate) mod merge_transposes_across_reshape;
+pub(crate) mod narrow_to_used_rows;
 pub(crate) mod share_attention_mask;
 pub(crate) mod simplify_truth_values;
 pub(crate) mod sink_reshapes;
