@@ -14,9 +14,9 @@ use crate::passes::{
     eliminate_nop_gather, eliminate_nop_pad, eliminate_nop_reshape, eliminate_nop_slice,
     eliminate_nop_split, eliminate_nop_transpose, eliminate_repeated_weights, eliminate_unit_axes,
     eliminate_unit_transpose, eliminate_unused_opsets, fix_input_shapes, flatten_linear_layers,
-    fold_constants, fold_reshape_shape, fold_scale_into_weights, fuse_gemm, infer_shapes,
-    inline_constant_if, inline_functions, merge_casts, merge_reshapes, merge_transposes,
-    merge_transposes_across_reshape, narrow_to_used_rows, share_attention_mask,
+    fold_constants, fold_reshape_shape, fold_scale_into_weights, fuse_gemm, fuse_skew,
+    infer_shapes, inline_constant_if, inline_functions, merge_casts, merge_reshapes,
+    merge_transposes, merge_transposes_across_reshape, narrow_to_used_rows, share_attention_mask,
     simplify_truth_values, sink_reshapes, sink_widening_casts, split_heads_from_batch,
 };
 use crate::{Changed, DimBinding, InputShape, MissAt, Note, PROVENANCE, Pass, PassCx, PassError};
@@ -63,13 +63,14 @@ pub static PASSES: &[&dyn Pass] = &[
     &fuse_gemm::FuseGemm,
     &eliminate_common_subexpressions::EliminateCommonSubexpressions,
     &narrow_to_used_rows::NarrowToUsedRows,
+    &fuse_skew::FuseSkew,
     &eliminate_duplicate_initializers::EliminateDuplicateInitializers,
     &eliminate_dead_nodes::EliminateDeadNodes,
     &eliminate_unused_opsets::EliminateUnusedOpsets,
 ];
 
 /// Passes that wait until the others find nothing more: what they do for one place hides that it is like the others.
-const LATE: &[&str] = &["narrow-to-used-rows"];
+const LATE: &[&str] = &["narrow-to-used-rows", "fuse-skew"];
 
 /// What the user asked for.
 #[derive(Debug, Clone)]

@@ -15,16 +15,10 @@ pub enum Target {
 }
 
 /// Passes that only a compiler wants that computes in float16 and has no 64-bit integers.
-const NPU_ONLY: &[&str] = &[
-    "bound-attention-mask",
-    "cast-inputs-to-int32",
-    "simplify-truth-values",
-    "sink-widening-casts",
-    "split-heads-from-batch",
-];
+const NPU_ONLY: &[&str] = &["bound-attention-mask", "cast-inputs-to-int32", "sink-widening-casts"];
 
 /// Passes that leave a form which ATC does not look for.
-const PORTABLE_ONLY: &[&str] = &["eliminate-unit-axes", "fuse-gemm"];
+const PORTABLE_ONLY: &[&str] = &["eliminate-unit-axes", "fuse-gemm", "fuse-skew"];
 
 impl Target {
     /// Whether every dimension must be a number.

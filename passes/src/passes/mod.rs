@@ -30,6 +30,7 @@ pub(crate) mod fold_constants;
 pub(crate) mod fold_reshape_shape;
 pub(crate) mod fold_scale_into_weights;
 pub(crate) mod fuse_gemm;
+pub(crate) mod fuse_skew;
 pub(crate) mod infer_shapes;
 pub(crate) mod inline_constant_if;
 pub(crate) mod inline_functions;

@@ -3,7 +3,7 @@
 use onnxfix_ir::{AttrValue, Attrs, Model, NodeId, Tensor, ValueId};
 
 use crate::matching::{
-    Dims, REDUCTIONS, dims, dims_of_elements, input, is_reshape, output, reduces_last,
+    Dims, REDUCTIONS, dims, dims_of_elements, dtype, input, is_reshape, output, reduces_last,
     softmax_is_last,
 };
 use crate::{Miss, Operand, Patch, Rewrite, declare_pass, unmet};
@@ -94,6 +94,10 @@ impl Rewrite for SinkReshapes {
             .find_map(|&v| Some((v, split(v)?)))
             .ok_or(Miss::NoMatch)?;
         let op = m[root].op().def.ok_or(Miss::NoMatch)?.name;
+        // Casts of integers move the other way, towards the inputs.
+        if op == "Cast" && !dtype(m, first)?.is_float() {
+            return Err(Miss::NoMatch);
+        }
         let y = output(m, root)?;
         if m[root].outputs().iter().skip(1).flatten().next().is_some() {
             return unmet("it has more than one output");

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use onnxfix_ir::{Model, NodeId, Tensor, ValueId};
 
 use crate::matching::{
-    Dims, REDUCTIONS, dims, dims_of_elements, input, is_reshape, output, perm, reduces_last,
+    Dims, REDUCTIONS, dims, dims_of_elements, dtype, input, is_reshape, output, perm, reduces_last,
     softmax_is_last,
 };
 use crate::{Miss, Operand, Patch, Rewrite, declare_pass, unmet};
@@ -58,8 +58,12 @@ impl Rewrite for SplitHeadsFromBatch {
 
     fn try_rewrite(&self, m: &Model, root: NodeId) -> Result<Patch, Miss> {
         let split = m[root].inputs().iter().flatten().find_map(|&v| split(m, v).ok());
-        let (_, front) = split.ok_or(Miss::NoMatch)?;
+        let (x, front) = split.ok_or(Miss::NoMatch)?;
         let op = m[root].op().def.ok_or(Miss::NoMatch)?.name;
+        // Casts of integers move the other way, towards the inputs.
+        if op == "Cast" && !dtype(m, x)?.is_float() {
+            return Err(Miss::NoMatch);
+        }
         let y = output(m, root)?;
         let of_y = dims_of_elements(m, y)?;
         if of_y.len() == 4 {
