@@ -8,7 +8,7 @@ use crate::{bodies, ops};
 
 /// One of them, on values that are there.
 pub(crate) fn any(b: &mut Builder<'_, '_>) {
-    let _made = match b.c.below(19) {
+    let _made = match b.c.below(22) {
         1 | 2 => nothing(b),
         3 => again(b),
         4 => unfold(b),
@@ -24,6 +24,8 @@ pub(crate) fn any(b: &mut Builder<'_, '_>) {
         14 => moved_after_widening(b),
         15 => by_distance(b),
         16 => repeated_weights(b),
+        17 => linear(b),
+        18 | 19 => attention(b),
         _ => chain(b),
     };
 }
@@ -449,4 +451,94 @@ fn repeated_weights(b: &mut Builder<'_, '_>) -> Option<ValueId> {
     let x = b.leaf(DataType::Float, &[period * times, other[0], other[1]]);
     let inputs = if on_the_left { [Some(weights), Some(x)] } else { [Some(x), Some(weights)] };
     b.add("MatMul", &inputs, vec![])
+}
+
+/// Small numbers, none of them special: sums of scores and masks are no place for infinities.
+fn tame(b: &mut Builder<'_, '_>, dims: &[i64]) -> ValueId {
+    let tensor = data::random(b.c, DataType::Float, dims, true);
+    if b.c.chance(70) && !b.in_function { b.input(tensor) } else { b.constant(tensor) }
+}
+
+fn number(b: &mut Builder<'_, '_>, x: f32) -> ValueId {
+    b.constant(Tensor::scalar(x))
+}
+
+/// A linear layer, of tokens with one or two axes, with a bias and a scale behind it or not.
+fn linear(b: &mut Builder<'_, '_>) -> Option<ValueId> {
+    let (inner, columns) = (b.c.between(1, 3), b.c.between(1, 3));
+    let axes = b.c.between(1, 2);
+    let rows: Vec<i64> = (0..axes).map(|_| b.c.between(1, 3)).collect();
+    let with = |last: i64| rows.iter().copied().chain([last]).collect::<Vec<i64>>();
+    let x = tame(b, &with(inner));
+    let weights = data::random(b.c, DataType::Float, &[inner, columns], true);
+    let weights = b.constant(weights);
+    let mut y = b.add("MatMul", &[Some(x), Some(weights)], vec![])?;
+    if b.c.chance(70) {
+        let bias = data::random(b.c, DataType::Float, &[columns], true);
+        let bias = b.constant(bias);
+        let operands = if b.c.chance(50) { [Some(y), Some(bias)] } else { [Some(bias), Some(y)] };
+        y = b.add("Add", &operands, vec![])?;
+    }
+    if b.c.chance(50) {
+        let scale = number(b, 4.0);
+        let op = *b.c.pick(&["Div", "Mul"]);
+        y = b.add(op, &[Some(y), Some(scale)], vec![])?;
+    }
+    if b.c.chance(20) {
+        b.add("Relu", &[Some(y)], vec![])?;
+    }
+    Some(y)
+}
+
+/// Scores with a mask, a Softmax, and the product with values.
+fn attention(b: &mut Builder<'_, '_>) -> Option<ValueId> {
+    let (samples, heads) = (b.c.between(1, 2), b.c.between(1, 2));
+    let (tokens, features) = (b.c.between(2, 3), b.c.between(1, 2));
+    let mut scores = tame(b, &[samples, heads, tokens, tokens]);
+    let of_keys = b.c.chance(40);
+    let dims = if of_keys { [samples, 1, 1, tokens] } else { [samples, 1, tokens, tokens] };
+    // A sample without a key that counts is not one that the NPU's mask keeps.
+    let hidden: Vec<i64> = (0..data::volume(&dims) as i64)
+        .map(|at| i64::from(!(of_keys && at % tokens == 0) && b.c.chance(50)))
+        .collect();
+    let hidden = data::from_ints(DataType::Bool, &dims, &hidden);
+    let hidden = if b.in_function { b.constant(hidden) } else { b.input(hidden) };
+    let is_cleared = b.c.chance(50);
+    let zero = number(b, 0.0);
+    let masked = match b.c.below(3) {
+        0 => {
+            let lows = if is_cleared { [-3e38, f32::NEG_INFINITY] } else { [-3e38, -1e9] };
+            let low = *b.c.pick(&lows);
+            let low = number(b, low);
+            if b.c.chance(30) {
+                let largest = b.with_axes("ReduceMax", scores, Some(&[3]), 18, vec![])?;
+                scores = b.add("Sub", &[Some(scores), Some(largest)], vec![])?;
+            }
+            b.add("Where", &[Some(hidden), Some(low), Some(scores)], vec![])?
+        }
+        1 => {
+            let low = number(b, -3e38);
+            let mask = b.add("Where", &[Some(hidden), Some(low), Some(zero)], vec![])?;
+            b.add("Add", &[Some(scores), Some(mask)], vec![])?
+        }
+        _ => {
+            let low = *b.c.pick(&[-3e38, -1e4]);
+            let low = number(b, low);
+            let ones = b.add("Cast", &[Some(hidden)], vec![("to", 1.into())])?;
+            let mask = b.add("Mul", &[Some(ones), Some(low)], vec![])?;
+            b.add("Add", &[Some(mask), Some(scores)], vec![])?
+        }
+    };
+    let mut p = b.add("Softmax", &[Some(masked)], vec![("axis", 3.into())])?;
+    if is_cleared {
+        p = b.add("Where", &[Some(hidden), Some(zero), Some(p)], vec![])?;
+    }
+    let front = if b.c.chance(40) { vec![samples * heads] } else { vec![samples, heads] };
+    let with = |last: [i64; 2]| front.iter().copied().chain(last).collect::<Vec<i64>>();
+    if front.len() == 1 {
+        let shape = b.ints(&with([tokens, tokens]));
+        p = b.add("Reshape", &[Some(p), Some(shape)], vec![])?;
+    }
+    let values = tame(b, &with([tokens, features]));
+    b.add("MatMul", &[Some(p), Some(values)], vec![])
 }

@@ -37,13 +37,16 @@ declare_pass! {
     /// ## Applies when
     /// - A Softmax along the last axis reads the sum of scores and a mask, which a Where of 0 and one number below -10000
     ///   makes, or the product of such a number and a mask of ones and zeros, perhaps in another shape.
-    /// - A mask that differs from row to row: a product with the values is all that reads the probabilities.
+    /// - A mask that differs from row to row: its number is at most -1e30, and a product with the values is all that reads
+    ///   the probabilities.
     ///
     /// ## Numerics
     /// Scores stay below 5000. A sample that is all padding has another mean, over the same values.
     pub BoundAttentionMask = "bound-attention-mask", Legalise, Relative(1e-6)
 }
 
+/// A score of any size plus this is this, to the last bit, so that rows that are masked whole have equal scores.
+const SWALLOWS: f64 = -1e30;
 /// What a masked score gets added.
 const MASK: f64 = -1e4;
 /// The most nodes between the number and the sum.
@@ -72,6 +75,11 @@ impl Rewrite for BoundAttentionMask {
         }
         // Only a sample without any token is masked whole by a mask that is the same for all rows.
         let of_rows = of_mask.len() >= 2 && of_mask[of_mask.len() - 2] != 1;
+        if of_rows && number(m, mask, DEPTH).is_none_or(|n| n > SWALLOWS) {
+            return unmet(
+                "rows that are masked whole differ, as the number leaves something of the scores",
+            );
+        }
         let product = if of_rows { Some(product_of(m, p)?) } else { None };
         let product = product.filter(|found| !clears_rows(m, found.product, mask));
         let ty = dtype(m, p)?;
@@ -299,6 +307,11 @@ g (float[2,2,3,3] s, int32[2,3] mask) => (float[2,2,3,3] p) <float low = {-3e38}
                 why,
             );
         }
+        check_skip(
+            &BoundAttentionMask,
+            &graph("-65504", "", &format!("{mask}  p = Softmax (masked)")),
+            "leaves something of the scores",
+        );
         for (low, nodes) in [
             ("-10000", format!("{mask}  p = Softmax (masked)")),
             (

@@ -10,7 +10,7 @@ use onnxfix_ir::{LoadOptions, Model, check, from_bytes, infer, to_proto, write_t
 use onnxfix_passes::{DimBinding, Options, PASSES, Pipeline, Stop, run};
 
 /// What only the pipeline of an NPU has, and what only the portable one.
-const NPU_ONLY: &[&str] = &["cast-inputs-to-int32", "sink-widening-casts"];
+const NPU_ONLY: &[&str] = &["bound-attention-mask", "cast-inputs-to-int32", "sink-widening-casts"];
 const PORTABLE_ONLY: &[&str] = &["eliminate-unit-axes"];
 
 /// A pass or pipeline that does not do what it should.
