@@ -210,6 +210,20 @@ impl Tensor {
         Tensor::new(&[], vec![element])
     }
 
+    /// A tensor of floats that are all `x`, rounded to the type; none for a type that is no float of 16 bits or more.
+    #[must_use]
+    pub fn filled(dtype: DataType, dims: &[i64], x: f64) -> Option<Tensor> {
+        let size = usize::try_from(dims.iter().product::<i64>()).ok()?;
+        Some(match dtype {
+            #[expect(clippy::cast_possible_truncation, reason = "rounded to the type")]
+            DataType::Float => Tensor::new(dims, vec![x as f32; size]),
+            DataType::Double => Tensor::new(dims, vec![x; size]),
+            DataType::Float16 => Tensor::new(dims, vec![f16::from_f64(x); size]),
+            DataType::Bfloat16 => Tensor::new(dims, vec![bf16::from_f64(x); size]),
+            _ => return None,
+        })
+    }
+
     /// A 1-D int64 tensor, as shapes, axes and bounds are.
     #[must_use]
     pub fn ints(elements: &[i64]) -> Tensor {

@@ -28,6 +28,7 @@ mod constant;
 mod control;
 mod conv;
 mod gather;
+mod history;
 mod image;
 mod infer;
 mod kernel;
