@@ -113,6 +113,7 @@ fn tract_computes_the_same_before_and_after() {
             let options = Options {
                 dims: if target.static_shapes() { dims.collect() } else { Vec::new() },
                 static_shapes: target.static_shapes(),
+                opset: target.opset(),
                 ..Options::default()
             };
             let mut model = sample.model.clone();

@@ -17,7 +17,7 @@ fn examples_compute_the_same() {
         let info = pass.info();
         let before = model(&info.example("Before").expect("every page has a Before"));
         let mut after = before.clone();
-        let options = Options { static_shapes: true, ..Options::default() };
+        let options = Options { static_shapes: true, opset: Some(13), ..Options::default() };
         // Types have to be there for the pass to fire.
         let pipeline = Pipeline::of(&["infer-shapes", info.name]).expect("passes of the table");
         run(&mut after, &pipeline, &options, &mut |_, _| {})

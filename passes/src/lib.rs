@@ -3,8 +3,11 @@
 //! One file per pass; [`PASSES`] is the ordered table of all of them. A pass does no input or output, prints nothing,
 //! and never imports another pass. What it tells the user goes through [`PassCx`].
 
+mod gelu;
 mod key;
+mod layer_norm;
 mod matching;
+mod opset;
 mod pass;
 mod passes;
 mod patch;

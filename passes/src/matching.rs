@@ -303,3 +303,24 @@ pub(crate) fn sliced(m: &Model, node: NodeId) -> Result<Slice, Miss> {
     let len = (end - start).max(0).saturating_add(step - 1) / step;
     Ok(Slice { x, axis, start, len, step })
 }
+
+/// The one element of a constant that has no other, in as many axes as broadcast to nothing more than `rank` axes.
+pub(crate) fn scalar(m: &Model, value: ValueId, rank: usize) -> Option<f64> {
+    let tensor = m.constant(value)?;
+    let narrow = tensor.dims.len() <= rank && tensor.dims.iter().all(|&d| d == 1);
+    if narrow { uniform(m, value) } else { None }
+}
+
+/// The two inputs of a node of that operator, which makes the value.
+pub(crate) fn operands(m: &Model, value: ValueId, op: &str) -> Option<[ValueId; 2]> {
+    let node = m.producer(value).filter(|&n| m[n].op().is(op))?;
+    Some([m[node].input(0)?, m[node].input(1)?])
+}
+
+/// Whether nothing but `nodes` reads what they make, `result` aside: then all of them die with it.
+pub(crate) fn is_closed(m: &Model, nodes: &[NodeId], result: ValueId) -> bool {
+    let inner = nodes.iter().flat_map(|&n| m[n].outputs().iter().flatten());
+    inner
+        .filter(|&&v| v != result)
+        .all(|&v| !m.is_output(v) && m.users(v).all(|n| nodes.contains(&n)))
+}

@@ -150,6 +150,19 @@ impl Patch {
         self.node(op, &[x, axes])
     }
 
+    /// The mean over the last `count` axes of `x`, which stay as axes of length 1.
+    pub fn mean(&mut self, x: Operand, rank: usize, count: usize) -> Operand {
+        let (rank, count) = (rank as i64, count as i64);
+        // Counting from the back is what later opsets have in common, and what ATC looks for.
+        let first = if self.opset < 11 { rank - count } else { -count };
+        let axes: Vec<i64> = (first..first + count).collect();
+        if self.opset < 18 {
+            return self.node_with("ReduceMean", &[x], attrs([("axes", axes.into())]));
+        }
+        let axes = self.constant(Tensor::ints(&axes));
+        self.node("ReduceMean", &[x, axes])
+    }
+
     /// The parts joined along an axis.
     pub fn concat(&mut self, parts: &[Operand], axis: i64) -> Operand {
         self.node_with("Concat", parts, attrs([("axis", axis.into())]))
@@ -168,6 +181,12 @@ impl Patch {
     /// Input `slot` of `node`, an old node at or behind the root, shall be `new`.
     pub fn set_input(&mut self, node: NodeId, slot: usize, new: impl Into<Operand>) {
         self.inputs.push((node, slot, new.into()));
+    }
+
+    /// The version of ONNX's own operators that new nodes are of.
+    #[must_use]
+    pub fn opset(&self) -> i64 {
+        self.opset
     }
 
     /// Why the patch must not be applied although the match is good.

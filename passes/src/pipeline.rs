@@ -7,17 +7,19 @@ use onnxfix_ir::{GraphId, Model, Name, Node, NodeId};
 use serde::Serialize;
 
 use crate::passes::{
-    bound_attention_mask, cast_inputs_to_int32, decompose_gather_elements, decompose_unfold,
-    eliminate_broadcast_expand, eliminate_common_subexpressions, eliminate_dead_nodes,
-    eliminate_dropout, eliminate_duplicate_initializers, eliminate_identity,
-    eliminate_nop_arithmetic, eliminate_nop_cast, eliminate_nop_concat, eliminate_nop_expand,
-    eliminate_nop_gather, eliminate_nop_pad, eliminate_nop_reshape, eliminate_nop_slice,
-    eliminate_nop_split, eliminate_nop_transpose, eliminate_repeated_weights, eliminate_unit_axes,
+    bound_attention_mask, canonicalise_gelu, canonicalise_layer_norm, cast_inputs_to_int32,
+    convert_opset, decompose_gather_elements, decompose_unfold, eliminate_broadcast_expand,
+    eliminate_common_subexpressions, eliminate_dead_nodes, eliminate_dropout,
+    eliminate_duplicate_initializers, eliminate_identity, eliminate_nop_arithmetic,
+    eliminate_nop_cast, eliminate_nop_concat, eliminate_nop_expand, eliminate_nop_gather,
+    eliminate_nop_pad, eliminate_nop_reshape, eliminate_nop_slice, eliminate_nop_split,
+    eliminate_nop_transpose, eliminate_repeated_weights, eliminate_unit_axes,
     eliminate_unit_transpose, eliminate_unused_opsets, fix_input_shapes, flatten_linear_layers,
-    fold_constants, fold_reshape_shape, fold_scale_into_weights, fuse_gemm, fuse_skew,
-    infer_shapes, inline_constant_if, inline_functions, merge_casts, merge_reshapes,
-    merge_transposes, merge_transposes_across_reshape, narrow_to_used_rows, share_attention_mask,
-    simplify_truth_values, sink_reshapes, sink_widening_casts, split_heads_from_batch,
+    fold_constants, fold_reshape_shape, fold_scale_into_weights, fuse_gelu, fuse_gemm,
+    fuse_layer_norm, fuse_skew, infer_shapes, inline_constant_if, inline_functions, merge_casts,
+    merge_reshapes, merge_transposes, merge_transposes_across_reshape, narrow_to_used_rows,
+    order_operands, share_attention_mask, simplify_truth_values, sink_reshapes,
+    sink_widening_casts, split_heads_from_batch,
 };
 use crate::{Changed, DimBinding, InputShape, MissAt, Note, PROVENANCE, Pass, PassCx, PassError};
 
@@ -60,10 +62,18 @@ pub static PASSES: &[&dyn Pass] = &[
     &share_attention_mask::ShareAttentionMask,
     &bound_attention_mask::BoundAttentionMask,
     &fold_scale_into_weights::FoldScaleIntoWeights,
+    // What is merged and stripped above no longer stands between the steps.
+    &order_operands::OrderOperands,
+    &fuse_layer_norm::FuseLayerNorm,
+    &canonicalise_layer_norm::CanonicaliseLayerNorm,
+    &fuse_gelu::FuseGelu,
+    &canonicalise_gelu::CanonicaliseGelu,
     &fuse_gemm::FuseGemm,
     &eliminate_common_subexpressions::EliminateCommonSubexpressions,
     &narrow_to_used_rows::NarrowToUsedRows,
     &fuse_skew::FuseSkew,
+    // Behind all that makes nodes of the opset that the model has.
+    &convert_opset::ConvertOpset,
     &eliminate_duplicate_initializers::EliminateDuplicateInitializers,
     &eliminate_dead_nodes::EliminateDeadNodes,
     &eliminate_unused_opsets::EliminateUnusedOpsets,
@@ -83,6 +93,8 @@ pub struct Options {
     pub keep_dims: Vec<String>,
     /// Whether every dimension must become a number: the target compiles static shapes.
     pub static_shapes: bool,
+    /// The version of ONNX's own operators that the model shall have; none leaves it as it is.
+    pub opset: Option<u64>,
     /// How many percent of its size the model may grow by folding.
     pub fold_limit: f64,
     /// Stop after this many rewrites.
@@ -100,6 +112,7 @@ impl Default for Options {
             dims: Vec::new(),
             keep_dims: Vec::new(),
             static_shapes: false,
+            opset: None,
             fold_limit: 10.0,
             max_rewrites: None,
             why_not: None,
@@ -390,7 +403,12 @@ mod tests {
             let after =
                 info.example("After").unwrap_or_else(|| panic!("{} has no After", info.name));
             let mut model = model(&before);
-            let options = Options { static_shapes: true, check_each: true, ..Options::default() };
+            let options = Options {
+                static_shapes: true,
+                opset: Some(13),
+                check_each: true,
+                ..Options::default()
+            };
             let pipeline = Pipeline::of(&[info.name]).expect("a pass of the table");
             run(&mut model, &pipeline, &options, &mut |_, _| {})
                 .unwrap_or_else(|e| panic!("{}: {e}", info.name));

@@ -17,6 +17,14 @@ pub trait Rewrite: Documented + Sync {
     /// Operators that can be the root of the match. The driver asks for no other node.
     fn roots(&self) -> &'static [&'static str];
 
+    /// What has to hold of the whole model before the first match.
+    ///
+    /// # Errors
+    /// As [`Pass::run`].
+    fn prepare(&self, _model: &mut Model, _cx: &mut PassCx<'_>) -> Result<Changed, PassError> {
+        Ok(Changed::No)
+    }
+
     /// What should be done at `root`.
     ///
     /// # Errors
@@ -26,7 +34,10 @@ pub trait Rewrite: Documented + Sync {
 
 impl<R: Rewrite> Pass for R {
     fn run(&self, model: &mut Model, cx: &mut PassCx<'_>) -> Result<Changed, PassError> {
-        drive(self, model, cx)
+        match (self.prepare(model, cx)?, drive(self, model, cx)?) {
+            (Changed::No, Changed::No) => Ok(Changed::No),
+            _ => Ok(Changed::Yes),
+        }
     }
 }
 

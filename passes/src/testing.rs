@@ -24,16 +24,31 @@ fn run_one(pass: &'static dyn Pass, model: &mut Model, options: &Options) -> Rep
     run(model, &pipeline, options, &mut |_, _| {}).unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// The graph after the pass; a second run must change nothing.
+/// The model after the pass; a second run must change nothing.
 #[track_caller]
-pub(crate) fn rewritten(pass: &'static dyn Pass, text: &str) -> String {
+pub(crate) fn after(pass: &'static dyn Pass, text: &str) -> Model {
     let mut model = model(text);
     let options = Options { check_each: true, ..Options::default() };
     let _report = run_one(pass, &mut model, &options);
     let once = print_graph(&model, model.root());
     let _again = run_one(pass, &mut model, &options);
     assert_eq!(print_graph(&model, model.root()), once, "a second run changed something");
-    once
+    model
+}
+
+/// The graph after the pass; a second run must change nothing.
+#[track_caller]
+pub(crate) fn rewritten(pass: &'static dyn Pass, text: &str) -> String {
+    let model = after(pass, text);
+    print_graph(&model, model.root())
+}
+
+/// The operators after the pass, in order.
+#[track_caller]
+pub(crate) fn operators(pass: &'static dyn Pass, text: &str) -> String {
+    let model = after(pass, text);
+    let names = model.nodes(model.root()).map(|node| model[node].op().to_string());
+    names.collect::<Vec<_>>().join(" ")
 }
 
 /// The pass must not fire, without a reason worth telling.

@@ -38,6 +38,11 @@ pub(crate) struct Args {
     #[command(flatten)]
     shapes: Shapes,
 
+    /// Opset of the result, from 7 to 21 [default: 13 for ascend310p3; for portable the model's, or 17 where that says a layer
+    /// normalization in one operator]. Where a node has no form in it, the model keeps its own and a warning says why.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(7..=21))]
+    opset: Option<u64>,
+
     /// Run these passes only, comma-separated (`onnxfix passes` lists them).
     #[arg(long, value_name = "PASSES", value_delimiter = ',', help_heading = "Passes")]
     passes: Option<Vec<String>>,
@@ -227,6 +232,7 @@ fn ensure_place(flag: &str, path: &Path) -> Result<()> {
 fn plan(args: &Args) -> Result<(Options, Pipeline)> {
     let mut options = Options {
         static_shapes: args.target.static_shapes(),
+        opset: args.opset.or(args.target.opset()),
         fold_limit: args.fold_limit,
         max_rewrites: args.max_rewrites,
         why_not: args.why_not.clone(),
@@ -240,8 +246,17 @@ fn plan(args: &Args) -> Result<(Options, Pipeline)> {
         Some(names) => Pipeline::of(names)?,
         None => args.target.pipeline()?,
     };
-    Ok((options, pipeline.without(&args.skip_passes)?))
+    let pipeline = pipeline.without(&args.skip_passes)?;
+    let converts = pipeline.passes().iter().any(|p| p.info().name == CONVERT);
+    if let (Some(opset), false) = (args.opset, converts) {
+        let flag = if args.passes.is_some() { "--passes" } else { "--skip-passes" };
+        bail!("--opset {opset} needs the pass {CONVERT}, which {flag} leaves out");
+    }
+    Ok((options, pipeline))
 }
+
+/// The pass that `--opset` is for.
+const CONVERT: &str = "convert-opset";
 
 /// Notes in the model where it came from. A record that is there says it already.
 fn record(model: &mut Model, args: &Args, out: &Path) -> Result<()> {

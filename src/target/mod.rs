@@ -14,17 +14,34 @@ pub enum Target {
     Portable,
 }
 
-/// Passes that only a compiler wants that computes in float16 and has no 64-bit integers.
-const NPU_ONLY: &[&str] = &["bound-attention-mask", "cast-inputs-to-int32", "sink-widening-casts"];
+/// Passes that only a compiler wants that computes in float16, has no 64-bit integers and looks for certain steps.
+const NPU_ONLY: &[&str] = &[
+    "bound-attention-mask",
+    "canonicalise-gelu",
+    "canonicalise-layer-norm",
+    "cast-inputs-to-int32",
+    "sink-widening-casts",
+];
 
 /// Passes that leave a form which ATC does not look for.
-const PORTABLE_ONLY: &[&str] = &["eliminate-unit-axes", "fuse-gemm", "fuse-skew"];
+const PORTABLE_ONLY: &[&str] =
+    &["eliminate-unit-axes", "fuse-gelu", "fuse-gemm", "fuse-layer-norm", "fuse-skew"];
 
 impl Target {
     /// Whether every dimension must be a number.
     #[must_use]
     pub fn static_shapes(self) -> bool {
         self == Target::Ascend310P3
+    }
+
+    /// The opset that the target wants; none where the model's own is as good.
+    #[must_use]
+    pub fn opset(self) -> Option<u64> {
+        match self {
+            // Every CANN from 5 on has all operators registered for it.
+            Target::Ascend310P3 => Some(13),
+            Target::Portable => None,
+        }
     }
 
     /// The passes for this target, in order.

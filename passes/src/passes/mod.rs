@@ -1,7 +1,10 @@
 //! One pass per file, in the order of the table.
 
 pub(crate) mod bound_attention_mask;
+pub(crate) mod canonicalise_gelu;
+pub(crate) mod canonicalise_layer_norm;
 pub(crate) mod cast_inputs_to_int32;
+pub(crate) mod convert_opset;
 pub(crate) mod decompose_gather_elements;
 pub(crate) mod decompose_unfold;
 pub(crate) mod eliminate_broadcast_expand;
@@ -29,7 +32,9 @@ pub(crate) mod flatten_linear_layers;
 pub(crate) mod fold_constants;
 pub(crate) mod fold_reshape_shape;
 pub(crate) mod fold_scale_into_weights;
+pub(crate) mod fuse_gelu;
 pub(crate) mod fuse_gemm;
+pub(crate) mod fuse_layer_norm;
 pub(crate) mod fuse_skew;
 pub(crate) mod infer_shapes;
 pub(crate) mod inline_constant_if;
@@ -39,6 +44,7 @@ pub(crate) mod merge_reshapes;
 pub(crate) mod merge_transposes;
 pub(crate) mod merge_transposes_across_reshape;
 pub(crate) mod narrow_to_used_rows;
+pub(crate) mod order_operands;
 pub(crate) mod share_attention_mask;
 pub(crate) mod simplify_truth_values;
 pub(crate) mod sink_reshapes;
