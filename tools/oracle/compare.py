@@ -91,7 +91,8 @@ def judge_case(case: Case, onnxfix: Onnxfix, folder: Path) -> Result:
     inputs = meaningful.describe(before, case.batch, case.seq)
     batches = [batch for seed in SEEDS for batch in meaningful.batches(inputs, seed)]
     result.check("valid", structure.check_is_valid, out)
-    result.check("opset", structure.check_one_opset, after)
+    result.check("opset", structure.check_one_opset, after, case.target)
+    result.check("fusable", structure.check_fusable, after, case.target)
     result.check("leftovers", structure.check_no_leftovers, after)
     result.check("expand", structure.check_no_idle_expand, after)
     result.check("static shapes", structure.check_shapes_are_static, after)

@@ -11,6 +11,9 @@ from runtime import real_types
 # Nothing of these is left once every shape is a number and constants are folded.
 LEFTOVERS = {"Shape", "Range", "ConstantOfShape", "If", "NonZero", "Sign", "Log", "Ceil", "Abs"}
 
+# Every release of the compiler registers all operators under it.
+NPU_OPSET = 13
+
 # Operators whose inputs broadcast against each other along every axis.
 BROADCASTING = {
     "Add", "Sub", "Mul", "Div", "Pow", "Mod", "Min", "Max", "Sum", "Mean", "PRelu", "Where",
@@ -31,10 +34,48 @@ def check_is_valid(path: Path) -> list[str]:
     return []
 
 
-def check_one_opset(model: onnx.ModelProto) -> list[str]:
-    """The compiler refuses a file that imports more than one domain."""
+def check_one_opset(model: onnx.ModelProto, target: str = "portable") -> list[str]:
+    """The compiler refuses a file that imports more than one domain, and knows every operator under one version."""
     imports = [f"{entry.domain or 'ai.onnx'} {entry.version}" for entry in model.opset_import]
-    return [] if len(imports) == 1 else [f"imports {', '.join(imports) or 'nothing'}"]
+    if len(imports) != 1 or (target != "portable" and imports != [f"ai.onnx {NPU_OPSET}"]):
+        return [f"imports {', '.join(imports) or 'nothing'}"]
+    return []
+
+
+def check_fusable(model: onnx.ModelProto, target: str) -> list[str]:
+    """Each normalization and each GELU is what the target fuses: steps in one order for the NPU, else an operator."""
+    producers, users = graphs.producers(model.graph), graphs.users(model.graph)
+    constant = graphs.constant_values(model.graph)
+
+    def behind(node: onnx.NodeProto, *operators: str) -> onnx.NodeProto | None:
+        """The node that is reached over first inputs and these operators, each with a constant if it has a second."""
+        for operator in operators:
+            node = producers.get(node.input[0]) if node else None
+            last = node.input[-1] if node else ""
+            fits = node and node.op_type == operator and (len(node.input) == 1 or last in constant or operator == "Sub")
+            node = node if fits else None
+        return node
+
+    def readers(node: onnx.NodeProto) -> list[tuple[str, int]]:
+        return sorted((user.op_type, slot) for user, slot in users.get(node.output[0], []))
+
+    complaints = []
+    for node in model.graph.node:
+        if target == "portable":
+            fused = node.op_type != "Sqrt" or not behind(node, "Add", "ReduceMean")
+        elif node.op_type == "Sqrt":
+            centered = behind(node, "Add", "ReduceMean", "Pow", "Sub")
+            fused = centered and readers(centered) == [("Div", 0), ("Pow", 0)] and readers(node) == [("Div", 1)]
+        elif node.op_type == "Erf":
+            fused = behind(node, "Div") and readers(node) == [("Add", 0)]
+            for expected in [("Mul", 1), ("Mul", 0)]:
+                node = users[node.output[0]][0][0] if fused else node
+                fused = fused and readers(node) == [expected]
+        else:
+            fused = node.op_type not in {"LayerNormalization", "Gelu"}
+        if not fused:
+            complaints.append(f"{node.op_type} writing {node.output[0]} is not of the form that is fused")
+    return complaints
 
 
 def check_no_leftovers(model: onnx.ModelProto) -> list[str]:

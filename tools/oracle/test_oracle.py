@@ -54,6 +54,46 @@ class Structure(unittest.TestCase):
         self.assertFalse(structure.check_one_opset(model(graph)))
         self.assertTrue(structure.check_one_opset(model(graph, '"" : 13, "com.example" : 1')))
 
+    def test_the_npu_wants_opset_13(self):
+        graph = "g (float[2] x) => (float[2] y) { y = Relu(x) }"
+        self.assertFalse(structure.check_one_opset(model(graph, '"" : 13'), "ascend310p3"))
+        self.assertTrue(structure.check_one_opset(model(graph, '"" : 17'), "ascend310p3"))
+
+    def test_steps_in_another_order_are_not_fusable(self):
+        text = """
+        g (float[2, 4] x) => (float[2, 4] y) <float two = {{2.0}}, float eps = {{0.5}}> {{
+          m = ReduceMean<axes = [-1]>(x)
+          c = Sub(x, m)
+          p = {square}
+          v = ReduceMean<axes = [-1]>(p)
+          e = Add({moved})
+          d = Sqrt(e)
+          y = Div(c, d)
+        }}
+        """
+        good = text.format(square="Pow(c, two)", moved="v, eps")
+        self.assertFalse(structure.check_fusable(model(good), "ascend310p3"))
+        self.assertTrue(structure.check_fusable(model(good), "portable"))
+        for square, moved in [("Mul(c, c)", "v, eps"), ("Pow(c, two)", "eps, v")]:
+            bad = text.format(square=square, moved=moved)
+            self.assertTrue(structure.check_fusable(model(bad), "ascend310p3"))
+
+    def test_a_gelu_in_another_order_is_not_fusable(self):
+        text = """
+        g (float[2] x) => (float[2] y) <float r = {{1.4142135}}, float one = {{1.0}}, float half = {{0.5}}> {{
+          a = {argument}
+          e = Erf(a)
+          s = Add(e, one)
+          p = Mul({product})
+          y = Mul(p, half)
+        }}
+        """
+        good = text.format(argument="Div(x, r)", product="x, s")
+        self.assertFalse(structure.check_fusable(model(good), "ascend310p3"))
+        for argument, product in [("Mul(x, r)", "x, s"), ("Div(x, r)", "s, x")]:
+            bad = text.format(argument=argument, product=product)
+            self.assertTrue(structure.check_fusable(model(bad), "ascend310p3"))
+
     def test_shape_arithmetic_is_refused(self):
         found = structure.check_no_leftovers(model("g (float[2] x) => (int64[1] y) { y = Shape(x) }"))
         self.assertEqual(found, ["Shape is left, writing y"])
