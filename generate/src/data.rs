@@ -150,6 +150,30 @@ pub fn is_equal(a: &Tensor, b: &Tensor) -> bool {
     a.dtype == b.dtype && a.dims == b.dims && canonical(a) == canonical(b)
 }
 
+/// Whether type and dimensions are equal, and elements but for what rounding in another order changes, relative to the
+/// largest of them.
+#[must_use]
+pub fn is_near(a: &Tensor, b: &Tensor) -> bool {
+    if a.dtype != b.dtype || a.dims != b.dims {
+        return false;
+    }
+    let share = match a.dtype {
+        DataType::Double => 1e-9,
+        DataType::Float => 1e-4,
+        DataType::Float16 => 1e-2,
+        DataType::Bfloat16 => 5e-2,
+        _ => return is_equal(a, b),
+    };
+    let (Some(a), Some(b)) = (a.to_floats(), b.to_floats()) else { return false };
+    let largest = a.iter().filter(|x| x.is_finite()).fold(0.0_f64, |m, x| m.max(x.abs()));
+    let near = |(x, y): (&f64, &f64)| {
+        x.partial_cmp(y).is_some_and(std::cmp::Ordering::is_eq)
+            || (x.is_nan() && y.is_nan())
+            || (x - y).abs() <= share * largest
+    };
+    a.iter().zip(&b).all(near)
+}
+
 /// The elements as text, as many as fit a line.
 #[must_use]
 pub fn show(tensor: &Tensor) -> String {

@@ -17,7 +17,7 @@ mod ops;
 mod shrink;
 
 pub use choices::Choices;
-pub use data::{DTYPES, is_equal, show};
+pub use data::{DTYPES, is_equal, is_near, show};
 pub use machine::{Machine, Stuck, Values};
 pub use ops::{NOT_GENERATED, is_left_out};
 pub use shrink::shrink;

@@ -1,5 +1,7 @@
 //! Groups of nodes that passes look for: what does nothing, what is done twice, what exporters make of an unfold.
 
+use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, SQRT_2};
+
 use onnxfix_ir::{DataType, Tensor, ValueId};
 
 use crate::build::Builder;
@@ -8,7 +10,7 @@ use crate::{bodies, ops};
 
 /// One of them, on values that are there.
 pub(crate) fn any(b: &mut Builder<'_, '_>) {
-    let _made = match b.c.below(22) {
+    let _made = match b.c.below(24) {
         1 | 2 => nothing(b),
         3 => again(b),
         4 => unfold(b),
@@ -24,8 +26,10 @@ pub(crate) fn any(b: &mut Builder<'_, '_>) {
         14 => moved_after_widening(b),
         15 => by_distance(b),
         16 => repeated_weights(b),
-        17 => linear(b),
-        18 | 19 => attention(b),
+        17 => normalization(b),
+        18 => gelu(b),
+        19 => linear(b),
+        20 | 21 => attention(b),
         _ => chain(b),
     };
 }
@@ -453,13 +457,91 @@ fn repeated_weights(b: &mut Builder<'_, '_>) -> Option<ValueId> {
     b.add("MatMul", &inputs, vec![])
 }
 
+/// Types that normalizations and GELUs are made for.
+const PLAIN_FLOATS: &[DataType] = &[DataType::Float, DataType::Float16, DataType::Double];
+
+/// A node of two operands in either order.
+fn either_way(b: &mut Builder<'_, '_>, op: &str, x: ValueId, y: ValueId) -> Option<ValueId> {
+    let inputs = if b.c.chance(50) { [Some(x), Some(y)] } else { [Some(y), Some(x)] };
+    b.add(op, &inputs, vec![])
+}
+
+fn number(b: &mut Builder<'_, '_>, like: ValueId, x: f64) -> ValueId {
+    let dims: &[i64] = if b.c.chance(30) { &[1] } else { &[] };
+    let tensor = data::from_floats(b.dtype(like), dims, &[x]);
+    b.constant(tensor)
+}
+
+/// A layer normalization in one of its spellings.
+fn normalization(b: &mut Builder<'_, '_>) -> Option<ValueId> {
+    let x = b.operand(PLAIN_FLOATS, 1);
+    let (dtype, dims) = (b.dtype(x), b.dims(x));
+    let rank = dims.len();
+    let count = if rank > 1 && b.c.chance(25) { 2 } else { 1 };
+    let axes: Vec<i64> = (rank - count..rank).map(|axis| b.written(axis, rank)).collect();
+    let average = b.with_axes("ReduceMean", x, Some(&axes), 18, vec![])?;
+    let centered = b.add("Sub", &[Some(x), Some(average)], vec![])?;
+    let again = match b.c.chance(30) {
+        true => b.add("Sub", &[Some(x), Some(average)], vec![])?,
+        false => centered,
+    };
+    let square = if b.c.chance(50) {
+        let two = number(b, x, 2.0);
+        b.add("Pow", &[Some(again), Some(two)], vec![])?
+    } else {
+        b.add("Mul", &[Some(again), Some(centered)], vec![])?
+    };
+    let variance = b.with_axes("ReduceMean", square, Some(&axes), 18, vec![])?;
+    let epsilon = number(b, x, 0.25);
+    let moved = either_way(b, "Add", variance, epsilon)?;
+    let deviation = b.add("Sqrt", &[Some(moved)], vec![])?;
+    let mut y = if b.c.chance(50) {
+        b.add("Div", &[Some(centered), Some(deviation)], vec![])?
+    } else {
+        let inverse = b.add("Reciprocal", &[Some(deviation)], vec![])?;
+        either_way(b, "Mul", centered, inverse)?
+    };
+    for op in ["Mul", "Add"] {
+        if b.c.chance(60) {
+            let weights = data::random(b.c, dtype, &dims[rank - count..], true);
+            let weights = b.constant(weights);
+            y = either_way(b, op, y, weights)?;
+        }
+    }
+    Some(y)
+}
+
+/// A GELU in one of its spellings.
+fn gelu(b: &mut Builder<'_, '_>) -> Option<ValueId> {
+    let x = b.operand(PLAIN_FLOATS, 1);
+    let bent = if b.c.chance(60) {
+        let (op, factor) = *b.c.pick(&[("Div", SQRT_2), ("Mul", FRAC_1_SQRT_2)]);
+        let factor = number(b, x, factor);
+        let argument = b.add(op, &[Some(x), Some(factor)], vec![])?;
+        b.add("Erf", &[Some(argument)], vec![])?
+    } else {
+        let square = b.add("Mul", &[Some(x), Some(x)], vec![])?;
+        let cube = either_way(b, "Mul", square, x)?;
+        let [small, slope] = [0.044_715, FRAC_2_SQRT_PI * FRAC_1_SQRT_2].map(|c| number(b, x, c));
+        let cubic = either_way(b, "Mul", cube, small)?;
+        let sum = either_way(b, "Add", x, cubic)?;
+        let argument = either_way(b, "Mul", sum, slope)?;
+        b.add("Tanh", &[Some(argument)], vec![])?
+    };
+    let [one, half] = [1.0, 0.5].map(|c| number(b, x, c));
+    let sum = either_way(b, "Add", bent, one)?;
+    let (first, last) = *b.c.pick(&[([x, half], sum), ([x, sum], half), ([sum, half], x)]);
+    let product = either_way(b, "Mul", first[0], first[1])?;
+    either_way(b, "Mul", product, last)
+}
+
 /// Small numbers, none of them special: sums of scores and masks are no place for infinities.
 fn tame(b: &mut Builder<'_, '_>, dims: &[i64]) -> ValueId {
     let tensor = data::random(b.c, DataType::Float, dims, true);
     if b.c.chance(70) && !b.in_function { b.input(tensor) } else { b.constant(tensor) }
 }
 
-fn number(b: &mut Builder<'_, '_>, x: f32) -> ValueId {
+fn single(b: &mut Builder<'_, '_>, x: f32) -> ValueId {
     b.constant(Tensor::scalar(x))
 }
 
@@ -480,7 +562,7 @@ fn linear(b: &mut Builder<'_, '_>) -> Option<ValueId> {
         y = b.add("Add", &operands, vec![])?;
     }
     if b.c.chance(50) {
-        let scale = number(b, 4.0);
+        let scale = single(b, 4.0);
         let op = *b.c.pick(&["Div", "Mul"]);
         y = b.add(op, &[Some(y), Some(scale)], vec![])?;
     }
@@ -504,12 +586,12 @@ fn attention(b: &mut Builder<'_, '_>) -> Option<ValueId> {
     let hidden = data::from_ints(DataType::Bool, &dims, &hidden);
     let hidden = if b.in_function { b.constant(hidden) } else { b.input(hidden) };
     let is_cleared = b.c.chance(50);
-    let zero = number(b, 0.0);
+    let zero = single(b, 0.0);
     let masked = match b.c.below(3) {
         0 => {
             let lows = if is_cleared { [-3e38, f32::NEG_INFINITY] } else { [-3e38, -1e9] };
             let low = *b.c.pick(&lows);
-            let low = number(b, low);
+            let low = single(b, low);
             if b.c.chance(30) {
                 let largest = b.with_axes("ReduceMax", scores, Some(&[3]), 18, vec![])?;
                 scores = b.add("Sub", &[Some(scores), Some(largest)], vec![])?;
@@ -517,13 +599,13 @@ fn attention(b: &mut Builder<'_, '_>) -> Option<ValueId> {
             b.add("Where", &[Some(hidden), Some(low), Some(scores)], vec![])?
         }
         1 => {
-            let low = number(b, -3e38);
+            let low = single(b, -3e38);
             let mask = b.add("Where", &[Some(hidden), Some(low), Some(zero)], vec![])?;
             b.add("Add", &[Some(scores), Some(mask)], vec![])?
         }
         _ => {
             let low = *b.c.pick(&[-3e38, -1e4]);
-            let low = number(b, low);
+            let low = single(b, low);
             let ones = b.add("Cast", &[Some(hidden)], vec![("to", 1.into())])?;
             let mask = b.add("Mul", &[Some(ones), Some(low)], vec![])?;
             b.add("Add", &[Some(mask), Some(scores)], vec![])?
