@@ -17,13 +17,13 @@ use onnxfix_passes::{
 /// What only the pipeline of an NPU has, and what only the portable one.
 const NPU_ONLY: &[&str] = &[
     "bound-attention-mask",
+    "canonicalise-gelu",
+    "canonicalise-layer-norm",
     "cast-inputs-to-int32",
     "sink-widening-casts",
-    "canonicalise-layer-norm",
-    "canonicalise-gelu",
 ];
 const PORTABLE_ONLY: &[&str] =
-    &["eliminate-unit-axes", "fuse-gemm", "fuse-layer-norm", "fuse-gelu", "fuse-skew"];
+    &["eliminate-unit-axes", "fuse-gelu", "fuse-gemm", "fuse-layer-norm", "fuse-skew"];
 
 /// The opset that an NPU wants.
 const NPU_OPSET: u64 = 13;
