@@ -7,19 +7,19 @@ use onnxfix_ir::{GraphId, Model, Name, Node, NodeId};
 use serde::Serialize;
 
 use crate::passes::{
-    bound_attention_mask, canonicalise_gelu, canonicalise_layer_norm, cast_inputs_to_int32,
-    convert_opset, decompose_gather_elements, decompose_unfold, eliminate_broadcast_expand,
-    eliminate_common_subexpressions, eliminate_dead_nodes, eliminate_dropout,
-    eliminate_duplicate_initializers, eliminate_identity, eliminate_nop_arithmetic,
-    eliminate_nop_cast, eliminate_nop_concat, eliminate_nop_expand, eliminate_nop_gather,
-    eliminate_nop_pad, eliminate_nop_reshape, eliminate_nop_slice, eliminate_nop_split,
-    eliminate_nop_transpose, eliminate_repeated_weights, eliminate_unit_axes,
+    bound_attention_mask, canonicalise_gelu, canonicalise_layer_norm, canonicalise_reshapes,
+    cast_inputs_to_int32, convert_opset, decompose_gather_elements, decompose_unfold,
+    eliminate_broadcast_expand, eliminate_common_subexpressions, eliminate_dead_nodes,
+    eliminate_dropout, eliminate_duplicate_initializers, eliminate_identity,
+    eliminate_nop_arithmetic, eliminate_nop_cast, eliminate_nop_concat, eliminate_nop_expand,
+    eliminate_nop_gather, eliminate_nop_pad, eliminate_nop_reshape, eliminate_nop_slice,
+    eliminate_nop_split, eliminate_nop_transpose, eliminate_repeated_weights, eliminate_unit_axes,
     eliminate_unit_transpose, eliminate_unused_opsets, fix_input_shapes, flatten_linear_layers,
     fold_constants, fold_reshape_shape, fold_scale_into_weights, fuse_gelu, fuse_gemm,
-    fuse_layer_norm, fuse_skew, infer_shapes, inline_constant_if, inline_functions, merge_casts,
-    merge_reshapes, merge_transposes, merge_transposes_across_reshape, narrow_to_used_rows,
-    order_operands, share_attention_mask, simplify_truth_values, sink_reshapes,
-    sink_widening_casts, split_heads_from_batch,
+    fuse_layer_norm, fuse_residual, fuse_skew, infer_shapes, inline_constant_if, inline_functions,
+    merge_casts, merge_reshapes, merge_transposes, merge_transposes_across_reshape,
+    narrow_to_used_rows, order_operands, share_attention_mask, simplify_truth_values,
+    sink_reshapes, sink_widening_casts, split_heads_from_batch,
 };
 use crate::{Changed, DimBinding, InputShape, MissAt, Note, PROVENANCE, Pass, PassCx, PassError};
 
@@ -72,6 +72,8 @@ pub static PASSES: &[&dyn Pass] = &[
     &eliminate_common_subexpressions::EliminateCommonSubexpressions,
     &narrow_to_used_rows::NarrowToUsedRows,
     &fuse_skew::FuseSkew,
+    &fuse_residual::FuseResidual,
+    &canonicalise_reshapes::CanonicaliseReshapes,
     // Behind all that makes nodes of the opset that the model has.
     &convert_opset::ConvertOpset,
     &eliminate_duplicate_initializers::EliminateDuplicateInitializers,
@@ -80,7 +82,8 @@ pub static PASSES: &[&dyn Pass] = &[
 ];
 
 /// Passes that wait until the others find nothing more: what they do for one place hides that it is like the others.
-const LATE: &[&str] = &["narrow-to-used-rows", "fuse-skew"];
+const LATE: &[&str] =
+    &["narrow-to-used-rows", "fuse-skew", "fuse-residual", "canonicalise-reshapes"];
 
 /// What the user asked for.
 #[derive(Debug, Clone)]

@@ -19,13 +19,20 @@ const NPU_ONLY: &[&str] = &[
     "bound-attention-mask",
     "canonicalise-gelu",
     "canonicalise-layer-norm",
+    "canonicalise-reshapes",
     "cast-inputs-to-int32",
     "sink-widening-casts",
 ];
 
 /// Passes that leave a form which ATC does not look for.
-const PORTABLE_ONLY: &[&str] =
-    &["eliminate-unit-axes", "fuse-gelu", "fuse-gemm", "fuse-layer-norm", "fuse-skew"];
+const PORTABLE_ONLY: &[&str] = &[
+    "eliminate-unit-axes",
+    "fuse-gelu",
+    "fuse-gemm",
+    "fuse-layer-norm",
+    "fuse-residual",
+    "fuse-skew",
+];
 
 impl Target {
     /// Whether every dimension must be a number.

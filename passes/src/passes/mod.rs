@@ -3,6 +3,7 @@
 pub(crate) mod bound_attention_mask;
 pub(crate) mod canonicalise_gelu;
 pub(crate) mod canonicalise_layer_norm;
+pub(crate) mod canonicalise_reshapes;
 pub(crate) mod cast_inputs_to_int32;
 pub(crate) mod convert_opset;
 pub(crate) mod decompose_gather_elements;
@@ -35,6 +36,7 @@ pub(crate) mod fold_scale_into_weights;
 pub(crate) mod fuse_gelu;
 pub(crate) mod fuse_gemm;
 pub(crate) mod fuse_layer_norm;
+pub(crate) mod fuse_residual;
 pub(crate) mod fuse_skew;
 pub(crate) mod infer_shapes;
 pub(crate) mod inline_constant_if;

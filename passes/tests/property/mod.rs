@@ -19,11 +19,18 @@ const NPU_ONLY: &[&str] = &[
     "bound-attention-mask",
     "canonicalise-gelu",
     "canonicalise-layer-norm",
+    "canonicalise-reshapes",
     "cast-inputs-to-int32",
     "sink-widening-casts",
 ];
-const PORTABLE_ONLY: &[&str] =
-    &["eliminate-unit-axes", "fuse-gelu", "fuse-gemm", "fuse-layer-norm", "fuse-skew"];
+const PORTABLE_ONLY: &[&str] = &[
+    "eliminate-unit-axes",
+    "fuse-gelu",
+    "fuse-gemm",
+    "fuse-layer-norm",
+    "fuse-residual",
+    "fuse-skew",
+];
 
 /// The opset that an NPU wants.
 const NPU_OPSET: u64 = 13;
