@@ -81,9 +81,15 @@ pub static PASSES: &[&dyn Pass] = &[
     &eliminate_unused_opsets::EliminateUnusedOpsets,
 ];
 
-/// Passes that wait until the others find nothing more: what they do for one place hides that it is like the others.
-const LATE: &[&str] =
-    &["narrow-to-used-rows", "fuse-skew", "fuse-residual", "canonicalise-reshapes"];
+/// Passes that wait until those before them find nothing more, stage by stage: what they do for one place hides that it is
+/// like the others.
+const LATE: &[&[&str]] =
+    &[&["narrow-to-used-rows"], &["fuse-skew", "fuse-residual", "canonicalise-reshapes"]];
+
+/// The stage in which a pass begins to run.
+fn stage(pass: &dyn Pass) -> usize {
+    LATE.iter().position(|late| late.contains(&pass.info().name)).map_or(0, |at| at + 1)
+}
 
 /// What the user asked for.
 #[derive(Debug, Clone)]
@@ -288,15 +294,19 @@ pub fn run(
         .collect();
     let mut stop = Stop::SweepLimit;
     let mut sweeps = 0;
-    let waits = passes.iter().filter(|pass| LATE.contains(&pass.info().name)).count();
-    let mut late = waits == 0 || waits == passes.len();
+    // Nobody waits for passes that are not there.
+    let mut stages: Vec<usize> = passes.iter().map(|pass| stage(*pass)).collect();
+    stages.sort_unstable();
+    stages.dedup();
+    let mut stages = stages.into_iter();
+    let mut now = stages.next().unwrap_or(0);
     while sweeps < MAX_SWEEPS && stop == Stop::SweepLimit {
         sweeps += 1;
         cx.postponed = false;
         let mut quiet = true;
         for (pass, stats) in passes.iter().zip(&mut stats) {
             let name = pass.info().name;
-            if LATE.contains(&name) && !late {
+            if stage(*pass) > now {
                 continue;
             }
             let _span = tracing::info_span!("pass", name).entered();
@@ -314,10 +324,10 @@ pub fn run(
         if options.max_rewrites.is_some_and(|max| cx.rewrites >= max) {
             stop = Stop::FuelSpent;
         } else if quiet && !cx.postponed {
-            if late {
-                stop = Stop::Converged;
+            match stages.next() {
+                Some(next) => now = next,
+                None => stop = Stop::Converged,
             }
-            late = true;
         }
     }
     if stop == Stop::SweepLimit {
