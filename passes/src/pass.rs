@@ -151,6 +151,9 @@ pub struct PassCx<'a> {
     pub options: &'a Options,
     /// Whether no pass of this run has seen the model before: what the user asked for is checked once.
     pub first_sweep: bool,
+    /// Whether the last passes of the pipeline run by now, and all before them found nothing more: the time for what is
+    /// worth doing once.
+    pub settled: bool,
     /// Whether a pass left something for the next sweep, which there has to be then.
     pub postponed: bool,
     /// Things the user should know.

@@ -276,6 +276,7 @@ pub fn run(
     let mut cx = PassCx {
         options,
         first_sweep: true,
+        settled: false,
         postponed: false,
         notes: Vec::new(),
         misses: Vec::new(),
@@ -300,6 +301,7 @@ pub fn run(
     stages.dedup();
     let mut stages = stages.into_iter();
     let mut now = stages.next().unwrap_or(0);
+    cx.settled = stages.len() == 0;
     while sweeps < MAX_SWEEPS && stop == Stop::SweepLimit {
         sweeps += 1;
         cx.postponed = false;
@@ -325,7 +327,10 @@ pub fn run(
             stop = Stop::FuelSpent;
         } else if quiet && !cx.postponed {
             match stages.next() {
-                Some(next) => now = next,
+                Some(next) => {
+                    now = next;
+                    cx.settled = stages.len() == 0;
+                }
                 None => stop = Stop::Converged,
             }
         }

@@ -192,7 +192,9 @@ fn bounded(m: &Model, patch: &mut Patch, mask: ValueId, depth: usize) -> Result<
 
 /// Whether the rows of a product are multiplied by 0 where all of them are masked.
 fn clears_rows(m: &Model, product: NodeId, mask: ValueId) -> bool {
-    let hidden = producer(m, mask, "Where").ok().and_then(|n| m[n].input(0));
+    let Ok(choice) = producer(m, mask, "Where") else { return false };
+    let condition = m[choice].input(0);
+    let is_hidden = slot_of_number(m, choice) == Some(1);
     let Some(mut y) = m[product].output(0) else { return false };
     loop {
         let mut users = m.users(y);
@@ -201,13 +203,17 @@ fn clears_rows(m: &Model, product: NodeId, mask: ValueId) -> bool {
         if m[user].op().is("Mul") {
             let other = m[user].inputs().iter().flatten().find(|&&v| v != y);
             let made_by = |v: Option<ValueId>, op: &str| producer(m, v?, op).ok();
+            let negated = made_by(condition, "Not").and_then(|n| m[n].input(0));
+            let shown = if is_hidden { negated } else { condition };
+            let some = made_by(other.copied(), "ReduceMax").and_then(|n| m[n].input(0));
+            if shown.is_some() && made_by(some, "Cast").and_then(|n| m[n].input(0)) == shown {
+                return true;
+            }
             let sub = made_by(other.copied(), "Sub");
             let all = made_by(sub.and_then(|n| m[n].input(1)), "ReduceMin");
             let cast = made_by(all.and_then(|n| m[n].input(0)), "Cast");
             let one = sub.and_then(|n| uniform(m, m[n].input(0)?));
-            return one == Some(1.0)
-                && hidden.is_some()
-                && cast.and_then(|n| m[n].input(0)) == hidden;
+            return one == Some(1.0) && is_hidden && cast.and_then(|n| m[n].input(0)) == condition;
         }
         if !is_reshape(m, user) {
             return false;

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use onnxfix_ir::{DataType, Model, ValueId};
+use onnxfix_ir::{Model, ValueId};
+use smallvec::SmallVec;
 
 use crate::{Changed, Pass, PassCx, PassError, declare_pass};
 
@@ -36,15 +37,21 @@ declare_pass! {
     pub EliminateDuplicateInitializers = "eliminate-duplicate-initializers", Eliminate, Exact
 }
 
+/// Looking at larger tensors takes reading from the file, which nothing before the end is the faster for.
+const LARGE: u64 = 4096;
+
 impl Pass for EliminateDuplicateInitializers {
     fn run(&self, model: &mut Model, cx: &mut PassCx<'_>) -> Result<Changed, PassError> {
         let mut changed = false;
         for graph in model.graphs().collect::<Vec<_>>() {
-            let mut buckets: HashMap<(DataType, Vec<i64>, u64), Vec<ValueId>> = HashMap::new();
+            // Equality of tensors is of their types and dimensions as well.
+            let mut buckets: HashMap<u64, SmallVec<[ValueId; 1]>> = HashMap::new();
             for &value in &model[graph].initializers().to_vec() {
                 let Some(tensor) = model.constant(value) else { continue };
-                let key = (tensor.dtype, tensor.dims.clone(), tensor.fingerprint());
-                let bucket = buckets.entry(key).or_default();
+                if tensor.byte_len() > LARGE && !cx.settled {
+                    continue;
+                }
+                let bucket = buckets.entry(tensor.fingerprint()).or_default();
                 let equal = bucket
                     .iter()
                     .find(|&&v| model.constant(v).is_some_and(|t| t.same_content(tensor)));

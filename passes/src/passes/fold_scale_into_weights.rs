@@ -2,6 +2,8 @@
 
 use onnxfix_ir::{DataType, Model, NodeId, Tensor, Use, ValueId};
 
+use rayon::prelude::*;
+
 use crate::matching::{constant, input, is_reshape, output, uniform};
 use crate::{Miss, Patch, Rewrite, declare_pass, unmet};
 
@@ -226,14 +228,20 @@ fn others(m: &Model, value: ValueId, reader: NodeId) -> Result<Vec<NodeId>, Miss
     Ok(found)
 }
 
+/// Elements that one core multiplies at a time.
+const PIECE: usize = 1 << 15;
+
 /// The constant multiplied, rounded once.
 fn scaled(tensor: &Tensor, factor: f64) -> Result<Tensor, Miss> {
     #[expect(clippy::cast_possible_truncation, reason = "rounds to the type of the weights")]
     let single = |&x: &f32| (f64::from(x) * factor) as f32;
     let result = match tensor.dtype {
-        DataType::Float => tensor
-            .elements::<f32>()
-            .map(|all| Tensor::new(&tensor.dims, all.iter().map(single).collect::<Vec<f32>>())),
+        DataType::Float => tensor.elements::<f32>().map(|all| {
+            Tensor::new(
+                &tensor.dims,
+                all.par_iter().with_min_len(PIECE).map(single).collect::<Vec<f32>>(),
+            )
+        }),
         _ => tensor.elements::<f64>().map(|all| {
             Tensor::new(&tensor.dims, all.iter().map(|x| x * factor).collect::<Vec<f64>>())
         }),

@@ -114,10 +114,15 @@ impl Rewrite for ShareAttentionMask {
         let rows: Dims = shape[..shape.len() - 1].iter().chain(of_y.last()).copied().collect();
         let sums = if rows == of_y { sums } else { patch.reshape(sums, &rows) };
         let along = dims(m, hidden)?.len() as i64 - 1;
-        let hidden = patch.cast(hidden.into(), ty);
-        let all = patch.reduce("ReduceMin", hidden, along);
-        let one = patch.constant(float(ty, 1.0)?);
-        let some = patch.node("Sub", &[one, all]);
+        let some = if let Ok(not) = producer(m, hidden, "Not") {
+            let shown = patch.cast(input(m, not, 0)?.into(), ty);
+            patch.reduce("ReduceMax", shown, along)
+        } else {
+            let hidden = patch.cast(hidden.into(), ty);
+            let all = patch.reduce("ReduceMin", hidden, along);
+            let one = patch.constant(float(ty, 1.0)?);
+            patch.node("Sub", &[one, all])
+        };
         let sums = patch.node("Mul", &[sums, some]);
         let result = if rows == of_y { sums } else { patch.reshape(sums, &of_y) };
         patch.replace(y, result);
@@ -206,6 +211,16 @@ g (float[4,3,3] s, bool[2,1,3,3] hidden, float[4,3,5] v) => (float[4,3,5] y) <fl
            y = Reshape (y_Mul, y_const_6)
         }
         ");
+    }
+
+    #[test]
+    fn a_mask_that_is_negated_is_asked_for_what_is_shown() {
+        let seen = rewritten(&ShareAttentionMask, "
+g (float[3,3] s, bool[3,3] shown, float[3,5] v) => (float[3,5] y) <float low = {-inf}, float zero = {0}> {
+   hidden = Not (shown)  masked = Where (hidden, low, s)  p = Softmax (masked)  cleared = Where (hidden, zero, p)
+   y = MatMul (cleared, v)
+}");
+        assert!(seen.contains("ReduceMax") && !seen.contains("Sub"), "{seen}");
     }
 
     #[test]
