@@ -10,7 +10,7 @@ use crate::{bodies, ops};
 
 /// One of them, on values that are there.
 pub(crate) fn any(b: &mut Builder<'_, '_>) {
-    let _made = match b.c.below(24) {
+    let _made = match b.c.below(28) {
         1 | 2 => nothing(b),
         3 => again(b),
         4 => unfold(b),
@@ -30,6 +30,9 @@ pub(crate) fn any(b: &mut Builder<'_, '_>) {
         18 => gelu(b),
         19 => linear(b),
         20 | 21 => attention(b),
+        22 => band(b),
+        23 => residual(b),
+        24 => rows(b),
         _ => chain(b),
     };
 }
@@ -623,4 +626,98 @@ fn attention(b: &mut Builder<'_, '_>) -> Option<ValueId> {
     }
     let values = tame(b, &with([tokens, features]));
     b.add("MatMul", &[Some(p), Some(values)], vec![])
+}
+
+/// The band of a product that stands in its rows one further left in each.
+fn band(b: &mut Builder<'_, '_>) -> Option<ValueId> {
+    let (n, inner) = (b.c.between(1, 3), b.c.between(1, 2));
+    let front: Vec<i64> = if b.c.chance(50) { vec![b.c.between(1, 2)] } else { Vec::new() };
+    let with = |last: &[i64]| front.iter().chain(last).copied().collect::<Vec<i64>>();
+    let left = tame(b, &with(&[n, inner]));
+    let table = data::random(b.c, DataType::Float, &[inner, 2 * n], true);
+    let table = b.constant(table);
+    let product = b.add("MatMul", &[Some(left), Some(table)], vec![])?;
+    let axis = front.len() as i64;
+    let flat = b.ints(&with(&[2 * n * n]));
+    let flat = b.add("Reshape", &[Some(product), Some(flat)], vec![])?;
+    let cut = sliced(b, flat, axis, n - 1, n - 1 + n * (2 * n - 1))?;
+    let rows = b.ints(&with(&[n, 2 * n - 1]));
+    let rows = b.add("Reshape", &[Some(cut), Some(rows)], vec![])?;
+    sliced(b, rows, axis + 1, 0, n)
+}
+
+/// A part of one axis.
+fn sliced(b: &mut Builder<'_, '_>, x: ValueId, axis: i64, start: i64, end: i64) -> Option<ValueId> {
+    if b.opset < 10 {
+        let one = |i: i64| vec![i].into();
+        let attrs = vec![("axes", one(axis)), ("starts", one(start)), ("ends", one(end))];
+        return b.add("Slice", &[Some(x)], attrs);
+    }
+    let [start, end, axis] = [start, end, axis].map(|i| b.ints(&[i]));
+    b.add("Slice", &[Some(x), Some(start), Some(end), Some(axis)], vec![])
+}
+
+/// Normalised values that linear layers read, and that go around one of them.
+fn residual(b: &mut Builder<'_, '_>) -> Option<ValueId> {
+    if b.opset < 17 {
+        return None;
+    }
+    let (rows, features) = (b.c.between(1, 3), b.c.between(1, 3));
+    let weights = |b: &mut Builder<'_, '_>, dims: &[i64]| {
+        let tensor = data::random(b.c, DataType::Float, dims, true);
+        Some(b.constant(tensor))
+    };
+    let e = tame(b, &[rows, features]);
+    let (scale, shift) = (weights(b, &[features]), weights(b, &[features]));
+    let x = b.add("LayerNormalization", &[Some(e), scale, shift], vec![])?;
+    let gemm = |b: &mut Builder<'_, '_>, x: ValueId, turned: bool| {
+        let (w, bias) = (weights(b, &[features, features]), weights(b, &[features]));
+        let attrs = if turned { vec![("transB", 1.into())] } else { vec![] };
+        b.add("Gemm", &[Some(x), w, bias], attrs)
+    };
+    if b.c.chance(60) {
+        let turned = b.c.chance(50);
+        gemm(b, x, turned)?;
+    }
+    let c = tame(b, &[rows, features]);
+    let o = gemm(b, c, false)?;
+    either_way(b, "Add", o, x)
+}
+
+/// A few steps that work row by row, of which one row is read.
+fn rows(b: &mut Builder<'_, '_>) -> Option<ValueId> {
+    let dims = [b.c.between(1, 2), b.c.between(2, 3), b.c.between(2, 3)];
+    let mut x = tame(b, &dims);
+    for _ in 0..b.c.between(1, 4) {
+        let now = b.dims(x);
+        x = match b.c.below(6) {
+            0 => b.add("Relu", &[Some(x)], vec![])?,
+            1 => {
+                let other = tame(b, &now[now.len() - 1..]);
+                either_way(b, "Add", x, other)?
+            }
+            2 => {
+                let other = tame(b, &now);
+                either_way(b, "Mul", x, other)?
+            }
+            3 => {
+                let weights = tame(b, &[now[now.len() - 1], 2]);
+                b.add("MatMul", &[Some(x), Some(weights)], vec![])?
+            }
+            4 if now.len() == 3 => {
+                b.add("Transpose", &[Some(x)], vec![("perm", vec![1, 0, 2].into())])?
+            }
+            4 | 5 if now.len() == 3 => {
+                let joined = b.ints(&[now[0] * now[1], now[2]]);
+                b.add("Reshape", &[Some(x), Some(joined)], vec![])?
+            }
+            _ => b.add("Softmax", &[Some(x)], vec![("axis", (now.len() as i64 - 1).into())])?,
+        };
+    }
+    let axis = b.c.below(b.rank(x) - 1) as i64;
+    if b.c.chance(50) {
+        return sliced(b, x, axis, 0, 1);
+    }
+    let first = b.constant(Tensor::scalar(0_i64));
+    b.add("Gather", &[Some(x), Some(first)], vec![("axis", axis.into())])
 }

@@ -7,7 +7,9 @@
 use std::sync::Arc;
 
 use onnxfix_ir::op::Arity;
-use onnxfix_ir::{AttrValue, GraphId, Model, NodeId, Opset, Tensor, ValueId, op::normal_domain};
+use onnxfix_ir::{
+    AttrValue, DataType, GraphId, Model, NodeId, Opset, Tensor, ValueId, op::normal_domain,
+};
 
 use crate::matching::dtype as dtype_of;
 use crate::patch::{PROVENANCE, apply, attrs};
@@ -906,11 +908,17 @@ fn first_input(m: &Model, node: NodeId) -> Result<ValueId, Miss> {
 fn hard_swish(m: &Model, node: NodeId) -> Result<Patch, Miss> {
     let (x, y) = (first_input(m, node)?, crate::matching::output(m, node)?);
     let mut patch = Patch::new(m, node);
-    let sixth = AttrValue::Float(1.0 / 6.0);
+    // An attribute has the digits of a float.
+    let (argument, alpha) = if m[x].dtype() == Some(DataType::Double) {
+        let six = patch.constant(Tensor::scalar(6.0_f64));
+        (patch.node("Div", &[x.into(), six]), 1.0)
+    } else {
+        (x.into(), 1.0 / 6.0)
+    };
     let gate = patch.node_with(
         "HardSigmoid",
-        &[x.into()],
-        attrs([("alpha", sixth), ("beta", AttrValue::Float(0.5))]),
+        &[argument],
+        attrs([("alpha", AttrValue::Float(alpha)), ("beta", AttrValue::Float(0.5))]),
     );
     let product = patch.node("Mul", &[x.into(), gate]);
     patch.replace(y, product);
