@@ -16,6 +16,7 @@ mod rewrite;
 mod shapes;
 #[cfg(test)]
 mod testing;
+mod trace;
 
 pub(crate) use pass::declare_pass;
 pub use pass::{

@@ -324,3 +324,30 @@ pub(crate) fn is_closed(m: &Model, nodes: &[NodeId], result: ValueId) -> bool {
         .filter(|&&v| v != result)
         .all(|&v| !m.is_output(v) && m.users(v).all(|n| nodes.contains(&n)))
 }
+
+/// A slice of one axis by constants, forwards, step 1.
+pub(crate) fn slice(m: &Model, value: ValueId) -> Result<Slice, Miss> {
+    let slice = sliced(m, producer(m, value, "Slice")?)?;
+    if slice.step == 1 { Ok(slice) } else { unmet("a slice takes steps") }
+}
+
+/// Zeros before and after one axis, when that is all that a Pad does.
+pub(crate) fn zero_pads(m: &Model, node: NodeId, axis: usize, rank: usize) -> Option<(i64, i64)> {
+    if m[node].attrs.str("mode").is_some_and(|mode| mode != "constant")
+        || m[node].input(3).is_some()
+    {
+        return None;
+    }
+    let zero = match m[node].input(2) {
+        Some(v) => uniform(m, v)? == 0.0,
+        None => m[node].attrs.float("value").is_none_or(|v| v == 0.0),
+    };
+    let pads = match m[node].input(1) {
+        Some(v) => m.constant(v)?.to_ints()?,
+        None => m[node].attrs.ints("pads")?.to_vec(),
+    };
+    let only_here = pads.iter().enumerate().all(|(i, &p)| p == 0 || i % rank == axis);
+    let (before, after) = (*pads.get(axis)?, *pads.get(axis + rank)?);
+    (zero && only_here && pads.len() == 2 * rank && before >= 0 && after >= 0)
+        .then_some((before, after))
+}

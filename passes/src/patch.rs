@@ -100,16 +100,27 @@ impl Patch {
 
     /// `start..end` of one axis of `x`.
     pub fn slice(&mut self, x: Operand, axis: i64, start: i64, end: i64) -> Operand {
+        self.slice_axes(x, &[(axis, start, end)])
+    }
+
+    /// For each axis given, its `start..end` of `x`.
+    pub fn slice_axes(&mut self, x: Operand, pieces: &[(i64, i64, i64)]) -> Operand {
+        let axes: Vec<i64> = pieces.iter().map(|p| p.0).collect();
+        let starts: Vec<i64> = pieces.iter().map(|p| p.1).collect();
+        let ends: Vec<i64> = pieces.iter().map(|p| p.2).collect();
         if self.opset < 10 {
-            let one = |i: i64| AttrValue::Ints(vec![i]);
             return self.node_with(
                 "Slice",
                 &[x],
-                attrs([("axes", one(axis)), ("starts", one(start)), ("ends", one(end))]),
+                attrs([
+                    ("axes", AttrValue::Ints(axes)),
+                    ("starts", AttrValue::Ints(starts)),
+                    ("ends", AttrValue::Ints(ends)),
+                ]),
             );
         }
-        let [start, end, axis] = [start, end, axis].map(|i| self.constant(Tensor::ints(&[i])));
-        self.node("Slice", &[x, start, end, axis])
+        let [starts, ends, axes] = [starts, ends, axes].map(|i| self.constant(Tensor::ints(&i)));
+        self.node("Slice", &[x, starts, ends, axes])
     }
 
     /// As [`slice`](Patch::slice), only every `step`th. Steps are there from opset 10 on.
@@ -133,10 +144,15 @@ impl Patch {
         let mut pads = vec![0; 2 * rank];
         pads[axis] = before;
         pads[rank + axis] = after;
+        self.pad_axes(x, &pads)
+    }
+
+    /// `x` with zeros before each axis, then behind each axis, as many as this list says.
+    pub fn pad_axes(&mut self, x: Operand, pads: &[i64]) -> Operand {
         if self.opset < 11 {
-            return self.node_with("Pad", &[x], attrs([("pads", AttrValue::Ints(pads))]));
+            return self.node_with("Pad", &[x], attrs([("pads", pads.into())]));
         }
-        let pads = self.constant(Tensor::ints(&pads));
+        let pads = self.constant(Tensor::ints(pads));
         self.node("Pad", &[x, pads])
     }
 

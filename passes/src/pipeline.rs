@@ -8,18 +8,21 @@ use serde::Serialize;
 
 use crate::passes::{
     bound_attention_mask, canonicalise_gelu, canonicalise_layer_norm, canonicalise_reshapes,
-    cast_inputs_to_int32, convert_opset, decompose_gather_elements, decompose_unfold,
-    eliminate_broadcast_expand, eliminate_common_subexpressions, eliminate_dead_nodes,
-    eliminate_dropout, eliminate_duplicate_initializers, eliminate_identity,
+    cast_inputs_to_int32, convert_opset, decompose_gather_elements, decompose_span_convolution,
+    decompose_unfold, eliminate_broadcast_expand, eliminate_common_subexpressions,
+    eliminate_dead_nodes, eliminate_dropout, eliminate_duplicate_initializers, eliminate_identity,
     eliminate_nop_arithmetic, eliminate_nop_cast, eliminate_nop_concat, eliminate_nop_expand,
-    eliminate_nop_gather, eliminate_nop_pad, eliminate_nop_reshape, eliminate_nop_slice,
-    eliminate_nop_split, eliminate_nop_transpose, eliminate_repeated_weights, eliminate_unit_axes,
-    eliminate_unit_transpose, eliminate_unused_opsets, fix_input_shapes, flatten_linear_layers,
-    fold_constants, fold_reshape_shape, fold_scale_into_weights, fuse_gelu, fuse_gemm,
-    fuse_layer_norm, fuse_residual, fuse_skew, infer_shapes, inline_constant_if, inline_functions,
-    merge_casts, merge_reshapes, merge_transposes, merge_transposes_across_reshape,
-    narrow_to_used_rows, order_operands, share_attention_mask, simplify_truth_values,
-    sink_reshapes, sink_widening_casts, split_heads_from_batch,
+    eliminate_nop_gather, eliminate_nop_logic, eliminate_nop_pad, eliminate_nop_reshape,
+    eliminate_nop_slice, eliminate_nop_split, eliminate_nop_transpose, eliminate_repeated_weights,
+    eliminate_unit_axes, eliminate_unit_transpose, eliminate_unused_opsets, fix_input_shapes,
+    flatten_linear_layers, fold_constants, fold_reshape_shape, fold_scale_into_weights, fuse_gelu,
+    fuse_gemm, fuse_layer_norm, fuse_residual, fuse_skew, infer_shapes, inline_constant_if,
+    inline_functions, join_products, merge_bias_into_convolution, merge_casts, merge_reshapes,
+    merge_reshapes_across_softmax, merge_reshapes_across_transpose, merge_transposes,
+    merge_transposes_across_concat, merge_transposes_across_reshape, narrow_bands,
+    narrow_convolutions, narrow_to_used_rows, order_operands, share_attention_mask,
+    simplify_truth_values, sink_expands, sink_reshapes, sink_widening_casts,
+    split_heads_from_batch, widen_convolutions,
 };
 use crate::{Changed, DimBinding, InputShape, MissAt, Note, PROVENANCE, Pass, PassCx, PassError};
 
@@ -45,6 +48,8 @@ pub static PASSES: &[&dyn Pass] = &[
     &eliminate_nop_gather::EliminateNopGather,
     &eliminate_unit_transpose::EliminateUnitTranspose,
     &eliminate_nop_arithmetic::EliminateNopArithmetic,
+    &eliminate_nop_logic::EliminateNopLogic,
+    &sink_expands::SinkExpands,
     &eliminate_broadcast_expand::EliminateBroadcastExpand,
     &eliminate_repeated_weights::EliminateRepeatedWeights,
     &split_heads_from_batch::SplitHeadsFromBatch,
@@ -54,10 +59,19 @@ pub static PASSES: &[&dyn Pass] = &[
     &flatten_linear_layers::FlattenLinearLayers,
     &sink_reshapes::SinkReshapes,
     &merge_reshapes::MergeReshapes,
+    &merge_reshapes_across_softmax::MergeReshapesAcrossSoftmax,
+    &merge_reshapes_across_transpose::MergeReshapesAcrossTranspose,
     &merge_transposes::MergeTransposes,
     &merge_transposes_across_reshape::MergeTransposesAcrossReshape,
+    &merge_transposes_across_concat::MergeTransposesAcrossConcat,
     &eliminate_unit_axes::EliminateUnitAxes,
     &decompose_unfold::DecomposeUnfold,
+    &decompose_span_convolution::DecomposeSpanConvolution,
+    // Behind the span convolution, whose band is one of the products.
+    &join_products::JoinProducts,
+    // The bias first: behind a widened convolution stands a Reshape.
+    &merge_bias_into_convolution::MergeBiasIntoConvolution,
+    &widen_convolutions::WidenConvolutions,
     &decompose_gather_elements::DecomposeGatherElements,
     &share_attention_mask::ShareAttentionMask,
     &bound_attention_mask::BoundAttentionMask,
@@ -71,6 +85,8 @@ pub static PASSES: &[&dyn Pass] = &[
     &fuse_gemm::FuseGemm,
     &eliminate_common_subexpressions::EliminateCommonSubexpressions,
     &narrow_to_used_rows::NarrowToUsedRows,
+    &narrow_bands::NarrowBands,
+    &narrow_convolutions::NarrowConvolutions,
     &fuse_skew::FuseSkew,
     &fuse_residual::FuseResidual,
     &canonicalise_reshapes::CanonicaliseReshapes,
@@ -83,8 +99,10 @@ pub static PASSES: &[&dyn Pass] = &[
 
 /// Passes that wait until those before them find nothing more, stage by stage: what they do for one place hides that it is
 /// like the others.
-const LATE: &[&[&str]] =
-    &[&["narrow-to-used-rows"], &["fuse-skew", "fuse-residual", "canonicalise-reshapes"]];
+const LATE: &[&[&str]] = &[
+    &["narrow-bands", "narrow-convolutions", "narrow-to-used-rows"],
+    &["fuse-skew", "fuse-residual", "canonicalise-reshapes"],
+];
 
 /// The stage in which a pass begins to run.
 fn stage(pass: &dyn Pass) -> usize {
@@ -257,8 +275,8 @@ pub struct Report {
 /// Is told of each pass that changed the model, right after it.
 pub type Observer<'a> = &'a mut dyn FnMut(&'static str, &Model);
 
-/// Sweeps a run makes at most. Three are usual: work, clean-up, and one that finds nothing.
-const MAX_SWEEPS: u32 = 16;
+/// Sweeps a run makes at most. Ten are usual: most passes make room for others, and some wait for all of them.
+const MAX_SWEEPS: u32 = 32;
 
 /// Runs the passes over and over until none of them changes anything.
 ///

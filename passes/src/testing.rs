@@ -73,3 +73,19 @@ pub(crate) fn check_skip(pass: &'static dyn Pass, text: &str, why: &str) {
     let reasons: Vec<&str> = report.misses.iter().map(|m| m.why.as_str()).collect();
     assert!(reasons.iter().any(|r| r.contains(why)), "reasons: {reasons:?}");
 }
+
+/// The elements of what a graph of constants gives out through an Identity, perhaps after a pass.
+#[track_caller]
+pub(crate) fn computed(pass: Option<&'static dyn Pass>, text: &str) -> Vec<f64> {
+    let mut model = model(text);
+    if let Some(pass) = pass {
+        let report = run_one(pass, &mut model, &Options { check_each: true, ..Options::default() });
+        assert!(report.passes[0].rewrites > 0, "the pass did nothing");
+    }
+    let fold = crate::pipeline::find("fold-constants").expect("a pass of the table");
+    let _report = run_one(fold, &mut model, &Options::default());
+    let y = model[model.root()].outputs()[0];
+    let constant = model.producer(y).and_then(|identity| model[identity].input(0));
+    let tensor = constant.and_then(|v| model.constant(v)).expect("a constant");
+    tensor.to_floats().expect("floats")
+}

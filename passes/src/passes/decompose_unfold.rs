@@ -3,8 +3,7 @@
 use onnxfix_ir::{Model, NodeId, ValueId};
 
 use crate::matching::{
-    Dims, Slice, dims, dims_of_elements, input, ints, is_reshape, output, perm, producer, sliced,
-    uniform,
+    Dims, Slice, dims, dims_of_elements, input, ints, is_reshape, output, perm, slice, zero_pads,
 };
 use crate::{Miss, Operand, Patch, Rewrite, declare_pass, unmet};
 
@@ -171,13 +170,6 @@ fn stacked_slice(m: &Model, part: ValueId, axis: usize) -> Result<Slice, Miss> {
     slice(m, narrow)
 }
 
-/// A slice of one axis by constants, forwards, step 1.
-fn slice(m: &Model, value: ValueId) -> Result<Slice, Miss> {
-    let node = producer(m, value, "Slice")?;
-    let slice = sliced(m, node)?;
-    if slice.step == 1 { Ok(slice) } else { unmet("a slice takes steps") }
-}
-
 impl Unfold {
     fn bounded(self) -> Result<Unfold, Miss> {
         if self.count < 2 || self.len < 2 || self.step == 0 {
@@ -331,27 +323,6 @@ fn axis_map(m: &Model, node: NodeId, from: &Dims, to: &Dims) -> Option<Vec<Optio
         next += 1;
     }
     from[next..].iter().all(|&d| d == 1).then_some(map)
-}
-
-/// Zeros before and after one axis, when that is all that a Pad does.
-fn zero_pads(m: &Model, node: NodeId, axis: usize, rank: usize) -> Option<(i64, i64)> {
-    if m[node].attrs.str("mode").is_some_and(|mode| mode != "constant")
-        || m[node].input(3).is_some()
-    {
-        return None;
-    }
-    let zero = match m[node].input(2) {
-        Some(v) => uniform(m, v)? == 0.0,
-        None => m[node].attrs.float("value").is_none_or(|v| v == 0.0),
-    };
-    let pads = match m[node].input(1) {
-        Some(v) => m.constant(v)?.to_ints()?,
-        None => m[node].attrs.ints("pads")?.to_vec(),
-    };
-    let only_here = pads.iter().enumerate().all(|(i, &p)| p == 0 || i % rank == axis);
-    let (before, after) = (*pads.get(axis)?, *pads.get(axis + rank)?);
-    (zero && only_here && pads.len() == 2 * rank && before >= 0 && after >= 0)
-        .then_some((before, after))
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! eliminate-nop-arithmetic
 
-use onnxfix_ir::{Model, NodeId, ValueId};
+use onnxfix_ir::{Model, NodeId, Tensor, ValueId};
 
-use crate::matching::{input, output, same_shape, uniform};
+use crate::matching::{dims, input, output, same_shape, uniform};
 use crate::{Miss, Patch, Rewrite, declare_pass, unmet};
 
 declare_pass! {
@@ -25,7 +25,8 @@ declare_pass! {
     ///
     /// ## Applies when
     /// - Every element of the constant operand is the neutral one: for Sub, Div and Pow the second operand only.
-    /// - The shape does not change: the constant may have been there to broadcast.
+    /// - The shape does not change: the constant may have been there to broadcast. A mask that a constant only widens is
+    ///   expanded instead.
     ///
     /// ## Numerics
     /// Exact, but for the sign of a zero: `−0 + 0` is 0.
@@ -50,7 +51,17 @@ impl Rewrite for EliminateNopArithmetic {
             _ => return Err(Miss::NoMatch),
         };
         if !same_shape(m, kept, y)? {
-            return unmet("the constant broadcasts the other operand");
+            if !matches!(m[root].op().name.as_str(), "And" | "Or")
+                || m.opset(m[root].graph(), "").is_none_or(|version| version < 8)
+            {
+                return unmet("the constant broadcasts the other operand");
+            }
+            let to = dims(m, y)?;
+            let mut patch = Patch::new(m, root);
+            let to = patch.constant(Tensor::ints(&to));
+            let expanded = patch.node("Expand", &[kept.into(), to]);
+            patch.replace(y, expanded);
+            return Ok(patch);
         }
         if m[kept].dtype() != m[y].dtype() {
             return unmet("the type of the result is another one");
@@ -62,7 +73,7 @@ impl Rewrite for EliminateNopArithmetic {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{check_skip, untouched};
+    use crate::testing::{check_skip, rewritten, untouched};
 
     #[test]
     fn stays_where_the_constant_broadcasts() {
@@ -71,6 +82,22 @@ mod tests {
             "g (float[2] x) => (float[3,2] y) <float[3,2] z = {0, 0, 0, 0, 0, 0}> { a = Add (x, z)  y = Relu (a) }",
             "the constant broadcasts the other operand",
         );
+    }
+
+    #[test]
+    fn a_mask_that_is_only_widened_is_expanded() {
+        let after = rewritten(
+            &EliminateNopArithmetic,
+            "g (bool[2] x) => (bool[2,2] y) <bool[2,1] all = {1, 1}> { y = And (all, x) }",
+        );
+        insta::assert_snapshot!(after, @r"
+        g (bool[2] x) => (bool[2,2] y) <
+           bool[2,1] all = {1, 1},
+           int64[2] y_const = {2, 2}
+        > {
+           y = Expand (x, y_const)
+        }
+        ");
     }
 
     #[test]
