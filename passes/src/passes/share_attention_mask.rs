@@ -63,11 +63,17 @@ impl Rewrite for ShareAttentionMask {
     fn try_rewrite(&self, m: &Model, root: NodeId) -> Result<Patch, Miss> {
         let (masked, p) = (input(m, root, 0)?, output(m, root)?);
         let where_ = producer(m, masked, "Where")?;
-        let [hidden, low, scores] = [0, 1, 2].map(|slot| input(m, where_, slot));
-        let (hidden, low, scores) = (hidden?, low?, scores?);
-        let Some(number) = uniform(m, low).filter(|&n| n <= SWALLOWS) else {
-            return Err(Miss::NoMatch);
+        let condition = input(m, where_, 0)?;
+        let number = |slot: usize| uniform(m, m[where_].input(slot)?).filter(|&n| n <= SWALLOWS);
+        // The condition tells what is hidden, or what is shown.
+        let (is_hidden, number) = match (number(1), number(2)) {
+            (Some(number), None) => (true, number),
+            (None, Some(number)) => (false, number),
+            _ => return Err(Miss::NoMatch),
         };
+        let slots = if is_hidden { [1, 2] } else { [2, 1] };
+        let [low, scores] = slots.map(|slot| input(m, where_, slot));
+        let (low, scores) = (low?, scores?);
         let shape = dims_of_elements(m, masked)?;
         let last = shape.len() as i64 - 1;
         if !softmax_is_last(m, root, shape.len()) {
@@ -76,13 +82,13 @@ impl Rewrite for ShareAttentionMask {
         if m.constant(low).is_none_or(|t| t.dims.len() > shape.len()) || dims(m, scores)? != shape {
             return unmet("the mask widens the scores");
         }
-        if dims(m, hidden)?.last() != shape.last() {
+        if dims(m, condition)?.last() != shape.last() {
             return unmet("the mask is not along the last axis");
         }
         if !used_once(m, masked) {
             return unmet("something else reads the masked scores");
         }
-        let cleared = cleared(m, p, hidden)?;
+        let cleared = cleared(m, p, condition, is_hidden)?;
         if number.is_infinite() && cleared.is_none() {
             return unmet("a row that is masked whole would change");
         }
@@ -94,7 +100,9 @@ impl Rewrite for ShareAttentionMask {
         let low =
             if number.is_infinite() { patch.constant(float(ty, LOWEST)?) } else { low.into() };
         let zero = patch.constant(float(ty, 0.0)?);
-        let bias = patch.node("Where", &[hidden.into(), low, zero]);
+        let bias =
+            if is_hidden { [condition.into(), low, zero] } else { [condition.into(), zero, low] };
+        let bias = patch.node("Where", &bias);
         let biased = patch.node("Add", &[scores, bias]);
         let Some(ProductOf { product, reshaped }) = cleared else {
             patch.set_input(root, 0, biased);
@@ -113,12 +121,14 @@ impl Rewrite for ShareAttentionMask {
         let of_y = dims_of_elements(m, y)?;
         let rows: Dims = shape[..shape.len() - 1].iter().chain(of_y.last()).copied().collect();
         let sums = if rows == of_y { sums } else { patch.reshape(sums, &rows) };
-        let along = dims(m, hidden)?.len() as i64 - 1;
-        let some = if let Ok(not) = producer(m, hidden, "Not") {
-            let shown = patch.cast(input(m, not, 0)?.into(), ty);
+        let along = dims(m, condition)?.len() as i64 - 1;
+        let negated = producer(m, condition, "Not").and_then(|not| input(m, not, 0));
+        let shown = if is_hidden { negated.ok() } else { Some(condition) };
+        let some = if let Some(shown) = shown {
+            let shown = patch.cast(shown.into(), ty);
             patch.reduce("ReduceMax", shown, along)
         } else {
-            let hidden = patch.cast(hidden.into(), ty);
+            let hidden = patch.cast(condition.into(), ty);
             let all = patch.reduce("ReduceMin", hidden, along);
             let one = patch.constant(float(ty, 1.0)?);
             patch.node("Sub", &[one, all])
@@ -134,12 +144,18 @@ impl Rewrite for ShareAttentionMask {
 const LOWEST: f64 = -3e38;
 
 /// What clears the same places of the probabilities again.
-fn cleared(m: &Model, p: ValueId, hidden: ValueId) -> Result<Option<ProductOf>, Miss> {
+fn cleared(
+    m: &Model,
+    p: ValueId,
+    condition: ValueId,
+    is_hidden: bool,
+) -> Result<Option<ProductOf>, Miss> {
+    let (zero, kept) = if is_hidden { (1, 2) } else { (2, 1) };
     let clears = |n: NodeId| {
         m[n].op().is("Where")
-            && m[n].input(0) == Some(hidden)
-            && m[n].input(1).and_then(|v| uniform(m, v)) == Some(0.0)
-            && m[n].input(2) == Some(p)
+            && m[n].input(0) == Some(condition)
+            && m[n].input(zero).and_then(|v| uniform(m, v)) == Some(0.0)
+            && m[n].input(kept) == Some(p)
     };
     let Some(where_) = m.users(p).find(|&n| clears(n)) else { return Ok(None) };
     let read = output(m, where_)?;
@@ -220,6 +236,11 @@ g (float[3,3] s, bool[3,3] shown, float[3,5] v) => (float[3,5] y) <float low = {
    hidden = Not (shown)  masked = Where (hidden, low, s)  p = Softmax (masked)  cleared = Where (hidden, zero, p)
    y = MatMul (cleared, v)
 }");
+        let shown = rewritten(&ShareAttentionMask, "
+g (float[3,3] s, bool[3,3] shown, float[3,5] v) => (float[3,5] y) <float low = {-inf}, float zero = {0}> {
+   masked = Where (shown, s, low)  p = Softmax (masked)  cleared = Where (shown, p, zero)  y = MatMul (cleared, v)
+}");
+        assert!(shown.contains("ReduceMax") && !shown.contains("cleared"), "{shown}");
         assert!(seen.contains("ReduceMax") && !seen.contains("Sub"), "{seen}");
     }
 
