@@ -118,14 +118,7 @@ fn gelu(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
         // The two halves of `x/2 · (1 + erf(x/√2))`, neither of which cancels.
         "none" => map_float(cx, |x| {
             let scaled = x * std::f64::consts::FRAC_1_SQRT_2;
-            if x == f64::NEG_INFINITY {
-                // As the limit, not as −∞ · 0.
-                -0.0
-            } else if x < 0.0 {
-                0.5 * x * erfc(-scaled)
-            } else {
-                0.5 * x * (1.0 + erf(scaled))
-            }
+            if x < 0.0 { 0.5 * x * erfc(-scaled) } else { 0.5 * x * (1.0 + erf(scaled)) }
         }),
         "tanh" => map_float(cx, |x| {
             let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
@@ -269,5 +262,11 @@ mod tests {
         let y = y[0].to_floats().unwrap();
         assert!((y[0] / -4.976_768_2e-15 - 1.0).abs() < 1e-6, "{}", y[0]);
         assert_eq!(y[1..], [0.0, 8.0]);
+    }
+
+    #[test]
+    fn gelu_of_minus_infinity_is_what_the_formula_gives() {
+        let y = Case::new("Gelu").input(f32s(&[1], &[f32::NEG_INFINITY])).run();
+        assert!(y[0].to_floats().unwrap()[0].is_nan(), "−∞ · 0");
     }
 }
