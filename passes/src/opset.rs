@@ -675,7 +675,10 @@ impl At<'_> {
 
     fn pad(&self, fields: &mut Fields) -> Rule {
         let attrs = &self.m[self.node].attrs;
-        if attrs.str("mode") == Some("wrap") && self.leaves(19) {
+        let mode = attrs.str("mode").unwrap_or("constant");
+        // Other modes do not look at the value, and some engines take any value for this mode.
+        let fills = mode == "constant";
+        if mode == "wrap" && self.leaves(19) {
             return Err("its mode came with opset 19".into());
         }
         if self.reaches(11) {
@@ -684,7 +687,9 @@ impl At<'_> {
             fields.input(1, Tensor::ints(pads));
             if let Some(value) = attrs.float("value") {
                 fields.no_attr("value");
-                fields.input(2, self.number(f64::from(value))?);
+                if fills {
+                    fields.input(2, self.number(f64::from(value))?);
+                }
             }
             return Ok(());
         }
@@ -716,7 +721,7 @@ impl At<'_> {
         fields.no_input(1);
         fields.no_input(2);
         fields.attr("pads", pads);
-        if let Some(value) = self.float(2, "constant_value")? {
+        if fills && let Some(value) = self.float(2, "constant_value")? {
             fields.attr("value", value);
         }
         Ok(())
@@ -907,6 +912,9 @@ fn first_input(m: &Model, node: NodeId) -> Result<ValueId, Miss> {
 /// `x · max(0, min(1, x/6 + ½))`
 fn hard_swish(m: &Model, node: NodeId) -> Result<Patch, Miss> {
     let (x, y) = (first_input(m, node)?, crate::matching::output(m, node)?);
+    if dtype_of(m, x)? == onnxfix_ir::DataType::Double {
+        return crate::unmet("a sixth as an attribute has 32 bits, the operator 64");
+    }
     let mut patch = Patch::new(m, node);
     // An attribute has the digits of a float.
     let (argument, alpha) = if m[x].dtype() == Some(DataType::Double) {

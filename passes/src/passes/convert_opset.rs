@@ -267,6 +267,7 @@ mod tests {
             (8, 7, "g (float[2] x, float[1] z) => (float[2] y) { y = Max (x, z) }".into(), "it broadcasts"),
             (18, 17, "g (float[4] x, float[1] u) => (float[4] y) <int64[1] i = {0}> { y = ScatterElements <reduction: string = \"max\"> (x, i, u) }".into(), "its reduction came with opset 18"),
             (14, 13, format!("{x} => (float[2,3] y) {{ y = Trilu (x) }}"), "the operator came with opset 14"),
+            (14, 13, "g (double[2] x) => (double[2] y) { y = HardSwish (x) }".into(), "a sixth as an attribute has 32 bits"),
             (22, 13, format!("{x} => (float[2,3] y) {{ y = Relu (x) }}"), "between opsets 7 and 21, not 22"),
             (9, 13, "g (float[1,1,2,2] x) => (float[1,1,2,2] y) <float[4] s = {1, 1, 1, 1}> { y = Upsample (x, s) }".into(), "there is no rule"),
         ] {
@@ -274,6 +275,13 @@ mod tests {
             assert!(told.contains(why), "{graph}: {told}");
             assert!(told.starts_with(&format!("the model stays at opset {from} instead of {to}: ")));
         }
+    }
+
+    #[test]
+    fn a_pad_that_copies_has_no_value() {
+        let graph = "g (float[4] x) => (float[6] y) { y = Pad <mode: string = \"reflect\", pads: ints = [1, 1], value: float = 3> (x) }";
+        let after = converted(10, 13, graph).expect("a conversion");
+        assert!(after.contains("y = Pad <mode: string = \"reflect\"> (x, y_const)"), "{after}");
     }
 
     #[test]
