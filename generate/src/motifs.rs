@@ -484,10 +484,8 @@ fn normalization(b: &mut Builder<'_, '_>) -> Option<ValueId> {
     let axes: Vec<i64> = (rank - count..rank).map(|axis| b.written(axis, rank)).collect();
     let average = b.with_axes("ReduceMean", x, Some(&axes), 18, vec![])?;
     let centered = b.add("Sub", &[Some(x), Some(average)], vec![])?;
-    let again = match b.c.chance(30) {
-        true => b.add("Sub", &[Some(x), Some(average)], vec![])?,
-        false => centered,
-    };
+    let again =
+        if b.c.chance(30) { b.add("Sub", &[Some(x), Some(average)], vec![])? } else { centered };
     let square = if b.c.chance(50) {
         let two = number(b, x, 2.0);
         b.add("Pow", &[Some(again), Some(two)], vec![])?
