@@ -127,6 +127,28 @@ fn batches_leave_no_shape_arithmetic_either() {
     }
 }
 
+/// What one model's exports of different exporters and opsets become is the same, and of the opset that ATC takes.
+#[test]
+fn exporters_do_not_matter() {
+    let groups: [&[&str]; 2] = [
+        &["deberta_v3_tiny", "deberta_v3_tiny_dynamic", "deberta_v3_tiny_dynamo"],
+        &["convbert_tiny", "convbert_tiny_dynamo"],
+    ];
+    let found: Vec<(String, Value, Model)> = optimized("ascend310p3", [2, 32]).collect();
+    for (name, _, model) in &found {
+        assert_eq!(model.opset(model.root(), ""), Some(13), "{name}");
+    }
+    for group in groups {
+        let ops = |name: &str| {
+            let of = found.iter().find(|(n, ..)| n == name).expect("a fixture");
+            of.1["after"]["ops"].clone()
+        };
+        for name in group {
+            assert_eq!(ops(name), ops(group[0]), "{name}");
+        }
+    }
+}
+
 /// Both exporters write a window of 9 as a Gather by a matrix of positions; ATC wants 9 Slices beside each other.
 #[test]
 fn unfolds_are_slices() {
