@@ -169,6 +169,38 @@ fn passes_can_be_chosen() {
 }
 
 #[test]
+fn an_opset_can_be_asked_for() {
+    let folder = small();
+    let opset = |flags: &str| {
+        folder.run(&format!("optimize small.onnxtxt -o o.onnx {flags}")).exits(0);
+        let model = folder.load("o.onnx");
+        model.opset(model.root(), "")
+    };
+    assert_eq!(opset("--target portable"), Some(13));
+    assert_eq!(opset("--target portable --opset 18"), Some(18));
+    assert_eq!(opset("--opset 11"), Some(11));
+    folder.run("optimize small.onnxtxt --opset 22").exits(2).says(&["22 is not in 7..=21"]);
+    for (flag, pass) in [("--skip-passes", "convert-opset"), ("--passes", "merge-reshapes")] {
+        let needs = format!("--opset 11 needs the pass convert-opset, which {flag} leaves out");
+        let command = format!("optimize small.onnxtxt --opset 11 {flag} {pass}");
+        folder.run(&command).exits(2).says(&[&needs]);
+    }
+}
+
+#[test]
+fn a_node_in_the_way_of_the_opset_is_named() {
+    let folder = Folder::new();
+    let text = r#"<ir_version: 8, opset_import: ["" : 18]>
+g (float[2] x) => (float[2] y) { y = Mish (x) }
+"#;
+    folder.write("m.onnxtxt", text);
+    folder
+        .run("optimize m.onnxtxt")
+        .exits(0)
+        .says(&["warning: the model stays at opset 18 instead of 13: Mish making \"y\""]);
+}
+
+#[test]
 fn why_not_names_the_condition() {
     let folder = Folder::new();
     folder.write(
