@@ -38,7 +38,7 @@ declare_pass! {
     /// - It is not written like this already.
     ///
     /// ## Numerics
-    /// The same formula, rounded at other places.
+    /// The same formula, rounded at other places. Of −∞ all forms are NaN.
     pub CanonicaliseGelu = "canonicalise-gelu", Decompose, Relative(1e-6)
 }
 

@@ -51,6 +51,7 @@ declare_pass! {
     ///
     /// ## Numerics
     /// The same formula, rounded at other places. Of a `LayerNormalization` of float16 or bfloat16 the steps are in float.
+    /// Where the square of a number overflows, the steps give 0, which an operator that sums in more bits does not.
     pub CanonicaliseLayerNorm = "canonicalise-layer-norm", Decompose, Relative(1e-6)
 }
 

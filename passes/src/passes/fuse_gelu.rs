@@ -36,7 +36,7 @@ declare_pass! {
     /// - The opset is 20 or later. The model is not brought there for it.
     ///
     /// ## Numerics
-    /// The same formula, rounded at other places.
+    /// The same formula, rounded at other places. Of −∞ all forms are NaN.
     pub FuseGelu = "fuse-gelu", Fuse, Relative(1e-6)
 }
 

@@ -46,6 +46,7 @@ declare_pass! {
     ///
     /// ## Numerics
     /// The same formula; a kernel may add in another order. Float16 and bfloat16 are computed in float.
+    /// Where the square of a number overflows, the steps give 0, which an operator that sums in more bits does not.
     pub FuseLayerNorm = "fuse-layer-norm", Fuse, Relative(1e-6)
 }
 
