@@ -86,17 +86,13 @@ mod tests {
         let report = run(&mut model, &pipeline, &options, &mut |_, _| {}).expect("a run");
         let after = print_graph(&model, model.root());
         let now = model.opset(model.root(), "");
-        match report.notes.iter().find(|note| note.warning) {
-            Some(note) => {
-                assert_eq!((now, after), (Some(from), before), "half converted");
-                Err(note.text.clone())
-            }
-            None => {
-                assert_eq!(now, i64::try_from(to).ok());
-                onnxfix_ir::infer::infer(&mut model).expect("a consistent graph");
-                Ok(after)
-            }
+        if let Some(note) = report.notes.iter().find(|note| note.warning) {
+            assert_eq!((now, after), (Some(from), before), "half converted");
+            return Err(note.text.clone());
         }
+        assert_eq!(now, i64::try_from(to).ok());
+        onnxfix_ir::infer::infer(&mut model).expect("a consistent graph");
+        Ok(after)
     }
 
     /// A node of `before` in opset `low` and one of `after` in opset `high` are the same, whichever is given.
