@@ -132,7 +132,7 @@ fn batches_leave_no_shape_arithmetic_either() {
 fn exporters_do_not_matter() {
     let groups: [&[&str]; 2] = [
         &["deberta_v3_tiny", "deberta_v3_tiny_dynamic", "deberta_v3_tiny_dynamo"],
-        &["convbert_tiny", "convbert_tiny_dynamo"],
+        &["convbert_tiny", "convbert_tiny_dynamo", "convbert_tiny_opset11"],
     ];
     let found: Vec<(String, Value, Model)> = optimized("ascend310p3", [2, 32]).collect();
     for (name, _, model) in &found {
