@@ -1,6 +1,6 @@
 //! Runs models on the reference evaluator, node by node.
 //!
-//! An operator without evaluation (Conv, Attention, RNN …) is an unknown function: its output has the inferred type, and
+//! An operator without evaluation (Attention, RNN …) is an unknown function: its output has the inferred type, and
 //! elements that depend on operator, attributes and inputs in a fixed and arbitrary way. Equal inputs then give equal
 //! outputs and different ones different outputs, which is all that a rewrite may count on. A random operator depends on
 //! its own seed or name besides, so that no two of them agree.

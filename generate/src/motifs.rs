@@ -10,7 +10,7 @@ use crate::{bodies, ops};
 
 /// One of them, on values that are there.
 pub(crate) fn any(b: &mut Builder<'_, '_>) {
-    let _made = match b.c.below(28) {
+    let _made = match b.c.below(33) {
         1 | 2 => nothing(b),
         3 => again(b),
         4 => unfold(b),
@@ -33,6 +33,12 @@ pub(crate) fn any(b: &mut Builder<'_, '_>) {
         22 => band(b),
         23 => residual(b),
         24 => rows(b),
+        25 => span_convolution(b),
+        26 => joined_heads(b),
+        27 => row_of_band(b),
+        28 => biased_convolution(b),
+        29 if b.c.chance(50) => negated(b),
+        29 => turned_for_convolution(b),
         _ => chain(b),
     };
 }
@@ -718,4 +724,159 @@ fn rows(b: &mut Builder<'_, '_>) -> Option<ValueId> {
     }
     let first = b.constant(Tensor::scalar(0_i64));
     b.add("Gather", &[Some(x), Some(first)], vec![("axis", axis.into())])
+}
+
+/// Windows of a padded sequence, each element with a weight per position and head, as exports of ConvBERT weigh them.
+fn span_convolution(b: &mut Builder<'_, '_>) -> Option<ValueId> {
+    if b.opset < 11 {
+        return None;
+    }
+    let (samples, length, heads) = (b.c.between(1, 2), b.c.between(2, 4), b.c.between(1, 2));
+    let (channels, taps) = (b.c.between(1, 3), b.c.between(2, 3));
+    let mut x = tame(b, &[samples, length, heads * channels]);
+    let pads = [b.c.between(0, 2), b.c.between(0, 2)];
+    let positions = length + pads[0] + pads[1] - taps + 1;
+    if positions < 1 {
+        return None;
+    }
+    // Computed or given from outside, one of so many would nearly always hide what this is.
+    let ints = |b: &mut Builder<'_, '_>, ints: &[i64]| b.constant(Tensor::ints(ints));
+    let around = ints(b, &[0, pads[0], 0, 0, pads[1], 0]);
+    x = b.add("Pad", &[Some(x), Some(around)], vec![])?;
+    let by_tap = b.c.chance(70);
+    let (count, taken) = if by_tap { (taps, positions) } else { (positions, taps) };
+    let mut parts = Vec::new();
+    for i in 0..count {
+        let (from, to, axis) = (ints(b, &[i]), ints(b, &[i + taken]), ints(b, &[1]));
+        parts.push(Some(b.add("Slice", &[Some(x), Some(from), Some(to), Some(axis)], vec![])?));
+    }
+    let all = b.add("Concat", &parts, vec![("axis", 1.into())])?;
+    let split = ints(b, &[samples, count, taken, heads, channels]);
+    let split = b.add("Reshape", &[Some(all), Some(split)], vec![])?;
+    let left = b.c.chance(60);
+    let perm = match (by_tap, left) {
+        (true, true) => vec![0, 2, 3, 4, 1],
+        (true, false) => vec![0, 2, 3, 1, 4],
+        (false, true) => vec![0, 1, 3, 4, 2],
+        (false, false) => vec![0, 1, 3, 2, 4],
+    };
+    let turned = b.add("Transpose", &[Some(split)], vec![("perm", perm.into())])?;
+    let n = samples * positions * heads;
+    let matrix = |rows: i64, columns: i64| [n, rows, columns];
+    let of_windows = if left { matrix(channels, taps) } else { matrix(taps, channels) };
+    let shape = ints(b, &of_windows);
+    let windows = b.add("Reshape", &[Some(turned), Some(shape)], vec![])?;
+    let weights = tame(b, &if left { matrix(taps, 1) } else { matrix(1, taps) });
+    let operands = if left { [windows, weights] } else { [weights, windows] };
+    b.add("MatMul", &operands.map(Some), vec![])
+}
+
+/// Two products with the heads of two projections of one value, side by side, transposed before or behind.
+fn joined_heads(b: &mut Builder<'_, '_>) -> Option<ValueId> {
+    let (tokens, features, channels) = (b.c.between(1, 3), b.c.between(1, 2), b.c.between(1, 2));
+    let x = tame(b, &[1, tokens, features]);
+    let transposed = b.c.chance(50);
+    let with_bias = b.c.chance(50);
+    let mut parts = Vec::new();
+    for _ in 0..2 {
+        let heads = b.c.between(1, 2);
+        let weights = data::random(b.c, DataType::Float, &[features, heads * channels], true);
+        let weights = b.constant(weights);
+        let mut y = b.add("MatMul", &[Some(x), Some(weights)], vec![])?;
+        if with_bias {
+            let bias = data::random(b.c, DataType::Float, &[heads * channels], true);
+            let bias = b.constant(bias);
+            y = b.add("Add", &[Some(y), Some(bias)], vec![])?;
+        }
+        let shape = b.ints(&[1, tokens, heads, channels]);
+        let y = b.add("Reshape", &[Some(y), Some(shape)], vec![])?;
+        let y = b.add("Transpose", &[Some(y)], vec![("perm", vec![0, 2, 1, 3].into())])?;
+        let left = tame(b, &[1, heads, tokens, tokens]);
+        let mut y = b.add("MatMul", &[Some(left), Some(y)], vec![])?;
+        if transposed {
+            y = b.add("Transpose", &[Some(y)], vec![("perm", vec![0, 2, 1, 3].into())])?;
+        }
+        parts.push(Some(y));
+    }
+    b.add("Concat", &parts, vec![("axis", if transposed { 2 } else { 1 }.into())])
+}
+
+/// One row of what weights become in a view with rows one shorter.
+fn row_of_band(b: &mut Builder<'_, '_>) -> Option<ValueId> {
+    if b.opset < 11 {
+        return None;
+    }
+    let (rows, taps) = (b.c.between(1, 3), b.c.between(1, 3));
+    let (left, right) = (b.c.between(0, 2), b.c.between(rows, 5));
+    let wide = left + taps + right;
+    let weights = tame(b, &[rows, taps]);
+    let pads = b.ints(&[0, left, wide - 1 - rows, right]);
+    let padded = b.add("Pad", &[Some(weights), Some(pads)], vec![])?;
+    let shape = b.ints(&[wide, wide - 1]);
+    let view = b.add("Reshape", &[Some(padded), Some(shape)], vec![])?;
+    let first = b.c.between(0, left.min(wide - 2));
+    let (from, to) = (b.ints(&[0, first]), b.ints(&[rows, wide - 1]));
+    let axes = b.ints(&[0, 1]);
+    let band = b.add("Slice", &[Some(view), Some(from), Some(to), Some(axes)], vec![])?;
+    let row = b.c.between(0, rows - 1);
+    let (from, to, axis) = (b.ints(&[row]), b.ints(&[row + 1]), b.ints(&[0]));
+    b.add("Slice", &[Some(band), Some(from), Some(to), Some(axis)], vec![])
+}
+
+/// A convolution with a bias added behind it, of which all or some positions are used.
+fn biased_convolution(b: &mut Builder<'_, '_>) -> Option<ValueId> {
+    if b.opset < 10 {
+        return None;
+    }
+    let (channels, filters, length) = (b.c.between(1, 2), b.c.between(1, 2), b.c.between(3, 6));
+    let x = tame(b, &[1, channels, length]);
+    let taps = b.c.between(1, 3);
+    let w = tame(b, &[filters, channels, taps]);
+    let pads = vec![b.c.between(0, 2), b.c.between(0, 2)];
+    let mut y = b.add("Conv", &[Some(x), Some(w)], vec![("pads", pads.into())])?;
+    if b.c.chance(60) {
+        let dims: &[i64] = if b.c.chance(80) { &[filters, 1] } else { &[1] };
+        let bias = data::random(b.c, DataType::Float, dims, true);
+        let bias = b.constant(bias);
+        y = either_way(b, "Add", y, bias)?;
+    }
+    if b.c.chance(60) {
+        let last = b.dims(y)[2];
+        let start = b.c.between(0, last - 1);
+        let end = b.c.between(start + 1, last);
+        let (from, to, axis) = (b.ints(&[start]), b.ints(&[end]), b.ints(&[2]));
+        y = b.add("Slice", &[Some(y), Some(from), Some(to), Some(axis)], vec![])?;
+    }
+    Some(y)
+}
+
+/// A Not in front of another, or of a choice.
+fn negated(b: &mut Builder<'_, '_>) -> Option<ValueId> {
+    let x = b.leaf(DataType::Bool, &[2, 1]);
+    let not = b.add("Not", &[Some(x)], vec![])?;
+    if b.c.chance(50) {
+        return b.add("Not", &[Some(not)], vec![]);
+    }
+    let (low, high) = (single(b, -1.0), single(b, 1.0));
+    b.add("Where", &[Some(not), Some(low), Some(high)], vec![])
+}
+
+/// A matrix that is split, transposed and given an axis of length 1, or the way back.
+fn turned_for_convolution(b: &mut Builder<'_, '_>) -> Option<ValueId> {
+    let (samples, tokens, features) = (b.c.between(1, 2), b.c.between(2, 3), b.c.between(2, 3));
+    let mut shapes = [
+        vec![samples * tokens, features],
+        vec![samples, tokens, features],
+        vec![samples, features, 1, tokens],
+    ];
+    if b.c.chance(50) {
+        shapes.reverse();
+        shapes[1] = vec![samples, features, tokens];
+    }
+    let x = tame(b, &shapes[0]);
+    let split = b.ints(&shapes[1]);
+    let split = b.add("Reshape", &[Some(x), Some(split)], vec![])?;
+    let turned = b.add("Transpose", &[Some(split)], vec![("perm", vec![0, 2, 1].into())])?;
+    let shape = b.ints(&shapes[2]);
+    b.add("Reshape", &[Some(turned), Some(shape)], vec![])
 }

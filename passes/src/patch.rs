@@ -227,7 +227,15 @@ impl Patch {
                 Operand::Constant(_) => {
                     return Some("a graph output needs a node of its graph that makes it");
                 }
-                Operand::Node(_) => {}
+                // Two outputs of a graph would be one.
+                Operand::Node(_) => {
+                    let same = |&(other, by): &(ValueId, Operand)| {
+                        by == new && other != old && outputs_of(model, other).next().is_some()
+                    };
+                    if self.replaced.iter().any(same) {
+                        return Some("one value would need two public names");
+                    }
+                }
             }
         }
         None

@@ -1,4 +1,4 @@
-//! Windows that move over space: convolutions and pooling. Inference only; nobody folds them.
+//! Windows that move over space: convolutions and pooling. Only Conv is evaluated, for passes to be judged by.
 
 use smallvec::SmallVec;
 
@@ -11,8 +11,9 @@ use super::schema::{
     sets::{ANY, BYTES, FLOAT, FLOATS, INT32, INT64, SMALL_FLOATS},
     types,
 };
-use super::{InferCx, InferError, Operator};
-use crate::{DataType, Dim, Shape};
+use super::{EvalCx, EvalError, InferCx, InferError, Operator};
+use crate::tensor::Element;
+use crate::{DataType, Dim, Shape, Tensor};
 
 /// The operators of this family.
 pub(super) static OPS: &[Operator] = &[
@@ -28,7 +29,8 @@ pub(super) static OPS: &[Operator] = &[
             ints("kernel_shape"),
             ints("pads"),
             ints("strides"),
-        ]),
+        ])
+        .eval(eval_conv),
     Operator::new("ConvInteger", &[10], conv_integer)
         .params(
             &[
@@ -307,6 +309,137 @@ fn conv(cx: &InferCx<'_>) -> Inferred {
     output(any_dtype(cx, 0..3), conv_shape(cx, cx.shape(0), cx.shape(1), cx.shape(2))?)
 }
 
+/// More products than this take longer than anyone waits for a folded convolution.
+const MAX_PRODUCTS: usize = 1 << 28;
+
+fn eval_conv(cx: &EvalCx<'_>) -> Result<Vec<Tensor>, EvalError> {
+    match cx.input(0)?.dtype {
+        DataType::Float => convolved(cx, f64::from, |sum| {
+            #[expect(clippy::cast_possible_truncation, reason = "rounds to the type")]
+            let rounded = sum as f32;
+            rounded
+        }),
+        DataType::Double => convolved::<f64>(cx, |x| x, |sum| sum),
+        _ => Err(EvalError::Unsupported("a convolution of this type")),
+    }
+}
+
+/// An axis of space: sizes of input, kernel and output, steps, and the padding in front.
+struct Along {
+    input: usize,
+    kernel: usize,
+    output: usize,
+    stride: usize,
+    dilation: usize,
+    before: i64,
+}
+
+impl Along {
+    fn of(cx: &EvalCx<'_>, axis: usize, input: i64, kernel: i64) -> Result<Along, EvalError> {
+        let at = |name: &str, axis: usize, default: i64| match cx.attrs.ints(name) {
+            Some(ints) => ints.get(axis).copied().ok_or_else(|| EvalError::invalid(name)),
+            None => Ok(default),
+        };
+        let (stride, dilation) = (at("strides", axis, 1)?, at("dilations", axis, 1)?);
+        let half = cx.input(0)?.dims.len() - 2;
+        let extent = (kernel - 1).checked_mul(dilation).and_then(|n| n.checked_add(1));
+        let extent = extent.ok_or_else(|| EvalError::invalid("dilations"))?;
+        if stride < 1 || dilation < 1 || kernel < 1 {
+            return Err(EvalError::invalid("a window without elements, or that does not move"));
+        }
+        let same = |lower: bool| {
+            let windows = (input + stride - 1) / stride;
+            let padding = ((windows - 1) * stride + extent - input).max(0);
+            let before = if lower { padding - padding / 2 } else { padding / 2 };
+            (before, padding - before)
+        };
+        let (before, behind) = match cx.attrs.str("auto_pad").unwrap_or("NOTSET") {
+            "SAME_UPPER" => same(false),
+            "SAME_LOWER" => same(true),
+            "VALID" => (0, 0),
+            _ => (at("pads", axis, 0)?, at("pads", half + axis, 0)?),
+        };
+        let room = input.checked_add(before).and_then(|n| n.checked_add(behind));
+        let room = room.map(|n| n.saturating_sub(extent)).filter(|&room| room >= 0);
+        let room = room.ok_or_else(|| EvalError::invalid("a window that does not fit"))?;
+        let size = |n: i64| usize::try_from(n).map_err(|_| EvalError::invalid("a negative size"));
+        Ok(Along {
+            input: size(input)?,
+            kernel: size(kernel)?,
+            output: size(room / stride + 1)?,
+            stride: size(stride)?,
+            dilation: size(dilation)?,
+            before,
+        })
+    }
+
+    /// The element that the window at `position` sees at `tap`, outside of the padding.
+    fn element(&self, position: usize, tap: usize) -> Option<usize> {
+        let at = i64::try_from(position * self.stride + tap * self.dilation).ok()? - self.before;
+        usize::try_from(at).ok().filter(|&at| at < self.input)
+    }
+}
+
+/// The convolution in double precision, rounded once.
+fn convolved<T: Element + Copy>(
+    cx: &EvalCx<'_>,
+    widen: impl Fn(T) -> f64,
+    round: impl Fn(f64) -> T,
+) -> Result<Vec<Tensor>, EvalError> {
+    let (x, w) = (cx.input(0)?, cx.input(1)?);
+    let group = cx.attrs.int("group").unwrap_or(1);
+    let (&[samples, channels, ref space @ ..], &[filters, taken, ref kernel @ ..]) =
+        (&x.dims[..], &w.dims[..])
+    else {
+        return Err(EvalError::invalid("no axes of space"));
+    };
+    let fits = taken.checked_mul(group) == Some(channels) && group > 0 && filters % group == 0;
+    if !fits || space.len() != kernel.len() || space.is_empty() {
+        return Err(EvalError::invalid("input and weight do not go together"));
+    }
+    let axes: Vec<Along> = (0..space.len())
+        .map(|axis| Along::of(cx, axis, space[axis], kernel[axis]))
+        .collect::<Result<_, _>>()?;
+    let mut dims = vec![samples, filters];
+    dims.extend(axes.iter().map(|a| a.output as i64));
+    let size = cx.size(x.dtype, &dims)?;
+    let taps: usize = axes.iter().map(|a| a.kernel).product();
+    let size_of = |n: i64| usize::try_from(n).unwrap_or(0);
+    let (taken, channels, filters) = (size_of(taken), size_of(channels), size_of(filters));
+    if size.saturating_mul(taps).saturating_mul(taken) > MAX_PRODUCTS {
+        return Err(EvalError::Unsupported("a convolution of this size"));
+    }
+    let (xs, ws) = (x.elements::<T>()?, w.elements::<T>()?);
+    let bias = cx.get(2).map(Tensor::elements::<T>).transpose()?;
+    let positions: usize = axes.iter().map(|a| a.output).product();
+    let plane: usize = axes.iter().map(|a| a.input).product();
+    let per_group = filters / size_of(group).max(1);
+    // Which element of a plane the window at a position sees at a tap, none in the padding.
+    let seen = |mut position: usize, mut tap: usize| {
+        let (mut element, mut step) = (0, 1);
+        for axis in axes.iter().rev() {
+            element += axis.element(position % axis.output, tap % axis.kernel)? * step;
+            (position, tap, step) = (position / axis.output, tap / axis.kernel, step * axis.input);
+        }
+        Some(element)
+    };
+    let out = (0..size).map(|at| {
+        let (position, filter) = (at % positions, at / positions % filters);
+        let sample = at / positions / filters;
+        let mut sum = bias.as_ref().and_then(|b| b.get(filter)).map_or(0.0, |&b| widen(b));
+        for channel in 0..taken {
+            let base = (sample * channels + filter / per_group * taken + channel) * plane;
+            for tap in 0..taps {
+                let Some(element) = seen(position, tap) else { continue };
+                let weight = ws[(filter * taken + channel) * taps + tap];
+                sum += widen(xs[base + element]) * widen(weight);
+            }
+        }
+        round(sum)
+    });
+    Ok(vec![Tensor::new(&dims, out.collect())])
+}
+
 /// Shape of a convolution of `x` by `w` with a bias.
 fn conv_shape(
     cx: &InferCx<'_>,
@@ -517,10 +650,47 @@ fn col2im(cx: &InferCx<'_>) -> Inferred {
 #[cfg(test)]
 mod tests {
     use crate::DataType;
-    use crate::op::testing::Case;
+    use crate::op::testing::{Case, f32s, iota};
 
     fn conv(x: &str, w: &str) -> Case {
         Case::new("Conv").typed(DataType::Float, x).typed(DataType::Float, w)
+    }
+
+    #[test]
+    fn convolutions() {
+        // Two groups, a dilated window that moves by two, unequal padding, a bias for each filter.
+        let grouped = Case::new("Conv")
+            .attr("group", 2_i64)
+            .ints("pads", &[1, 2])
+            .ints("strides", &[2])
+            .ints("dilations", &[2])
+            .input(iota(&[1, 2, 5]))
+            .input(f32s(&[2, 1, 3], &[1.0, 10.0, 100.0, 2.0, 0.0, 1.0]))
+            .input(f32s(&[2], &[1.0, -1.0]));
+        assert_eq!(grouped.run()[0], f32s(&[1, 2, 2], &[311.0, 32.0, 7.0, 11.0]));
+        let same = |auto_pad: &str| {
+            let weight = f32s(&[1, 1, 2, 2], &[1.0, 10.0, 100.0, 1000.0]);
+            let case = Case::new("Conv").attr("auto_pad", auto_pad);
+            case.input(iota(&[1, 1, 3, 3])).input(weight).run().remove(0).to_floats()
+        };
+        assert_eq!(
+            same("SAME_UPPER").unwrap_or_default(),
+            [4310.0, 5421.0, 502.0, 7643.0, 8754.0, 805.0, 76.0, 87.0, 8.0]
+        );
+        assert_eq!(
+            same("SAME_LOWER").unwrap_or_default(),
+            [0.0, 1000.0, 2100.0, 3000.0, 4310.0, 5421.0, 6030.0, 7643.0, 8754.0]
+        );
+        let channels = Case::new("Conv").input(iota(&[1, 2, 6])).input(iota(&[2, 2, 1]));
+        assert_eq!(
+            channels.run()[0].to_floats().unwrap_or_default(),
+            [6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 18.0, 23.0, 28.0, 33.0, 38.0, 43.0]
+        );
+        // What is told apart from what cannot be.
+        let wrong = Case::new("Conv").input(iota(&[1, 3, 6])).input(iota(&[2, 2, 1])).try_run();
+        assert!(wrong.is_err_and(|e| e.to_string().contains("do not go together")));
+        let large = Case::new("Conv").input(iota(&[1, 2, 4])).input(iota(&[2, 2, 5])).try_run();
+        assert!(large.is_err_and(|e| e.to_string().contains("does not fit")));
     }
 
     #[test]

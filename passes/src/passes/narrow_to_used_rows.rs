@@ -349,6 +349,16 @@ mod tests {
     }
 
     #[test]
+    fn two_outputs_stay_two() {
+        check_skip(
+            &NarrowToUsedRows,
+            "g (float[2,3,4] a) => (float[2,1,4] y, float[2,1,4] z) <int64[1] zero = {0}, int64[1] one = {1}>
+             { x = Relu (a)  y = Slice (x, zero, one, one)  z = Slice (x, zero, one, one) }",
+            "one value would need two public names",
+        );
+    }
+
+    #[test]
     fn parts_are_taken_first() {
         for (inputs, constants, output, nodes, want) in [
             (
