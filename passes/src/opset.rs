@@ -7,9 +7,7 @@
 use std::sync::Arc;
 
 use onnxfix_ir::op::Arity;
-use onnxfix_ir::{
-    AttrValue, DataType, GraphId, Model, NodeId, Opset, Tensor, ValueId, op::normal_domain,
-};
+use onnxfix_ir::{AttrValue, GraphId, Model, NodeId, Opset, Tensor, ValueId, op::normal_domain};
 
 use crate::matching::dtype as dtype_of;
 use crate::patch::{PROVENANCE, apply, attrs};
@@ -916,17 +914,11 @@ fn hard_swish(m: &Model, node: NodeId) -> Result<Patch, Miss> {
         return crate::unmet("a sixth as an attribute has 32 bits, the operator 64");
     }
     let mut patch = Patch::new(m, node);
-    // An attribute has the digits of a float.
-    let (argument, alpha) = if m[x].dtype() == Some(DataType::Double) {
-        let six = patch.constant(Tensor::scalar(6.0_f64));
-        (patch.node("Div", &[x.into(), six]), 1.0)
-    } else {
-        (x.into(), 1.0 / 6.0)
-    };
+    let sixth = AttrValue::Float(1.0 / 6.0);
     let gate = patch.node_with(
         "HardSigmoid",
-        &[argument],
-        attrs([("alpha", AttrValue::Float(alpha)), ("beta", AttrValue::Float(0.5))]),
+        &[x.into()],
+        attrs([("alpha", sixth), ("beta", AttrValue::Float(0.5))]),
     );
     let product = patch.node("Mul", &[x.into(), gate]);
     patch.replace(y, product);

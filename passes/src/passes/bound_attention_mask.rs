@@ -1,6 +1,6 @@
 //! bound-attention-mask
 
-use onnxfix_ir::{Model, NodeId, ValueId};
+use onnxfix_ir::{DataType, Model, NodeId, ValueId};
 
 use crate::matching::{
     Dims, ProductOf, dims, dims_of_elements, dtype, float, input, is_reshape, output, producer,
@@ -147,14 +147,13 @@ fn slot_of_number(m: &Model, node: NodeId) -> Option<usize> {
 /// Whether a value is a mask of ones and zeros: a bool as a number, a mask that the user feeds, or one minus these.
 fn is_zero_or_one(m: &Model, value: ValueId, depth: usize) -> bool {
     let Some(node) = m.producer(value).filter(|_| depth > 0) else {
-        return m.constant(value).is_none() && m[value].dtype().is_some_and(|t| t.is_integer());
+        return m.constant(value).is_none() && m[value].dtype().is_some_and(DataType::is_integer);
     };
     let from = |slot: usize| m[node].input(slot);
     let goes_on = |slot: usize| from(slot).is_some_and(|v| is_zero_or_one(m, v, depth - 1));
     let op = m[node].op();
     if op.is("Cast") {
-        return from(0).is_some_and(|v| m[v].dtype() == Some(onnxfix_ir::DataType::Bool))
-            || goes_on(0);
+        return from(0).is_some_and(|v| m[v].dtype() == Some(DataType::Bool)) || goes_on(0);
     }
     if op.is("Sub") {
         return from(0).and_then(|v| uniform(m, v)) == Some(1.0) && goes_on(1);

@@ -96,7 +96,7 @@ impl Rewrite for SimplifyTruthValues {
         let byte = narrow.ok().filter(|&v| m[v].dtype() == Some(DataType::Uint8));
         // From 0 or 1 less than 256 is taken, so that only 0 becomes 0 again.
         let (Some(x), Some(number)) =
-            (byte, [0_u8, 1].into_iter().find(|&n| f64::from(n) == number))
+            (byte, [0_u8, 1].into_iter().find(|&n| f64::from(n).to_bits() == number.to_bits()))
         else {
             return unmet("the difference may wrap around");
         };
