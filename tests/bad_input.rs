@@ -365,5 +365,6 @@ g (float x) => (float[N] y0, float[N] y1, float[N] y2, float[N] y3, float[N] y4,
     let script = "ulimit -v 3000000; exec \"$0\" optimize m.onnxtxt --target portable";
     let (code, err) = folder.shell(script);
     assert_eq!(code, Some(0), "{err}");
-    assert_eq!(err.matches("too large to fold").count(), 7, "{err}");
+    // The Expand and the product are not constant any more: another pass moved the sum before the one and into the other.
+    assert_eq!(err.matches("too large to fold").count(), 5, "{err}");
 }

@@ -313,9 +313,10 @@ fn a_missing_scale_in_one_layer_is_caught() {
     }
 }
 
-/// A fixture, optimized for a static shape by all passes.
+/// A fixture, optimized for a static shape by all passes but the one that changes what a sample of padding gives.
 fn optimized(name: &str, shape: &[i64]) -> (Subject, Subject) {
-    optimized_by(name, shape, &onnxfix_passes::Pipeline::all())
+    let pipeline = onnxfix_passes::Pipeline::all().without(&["bound-attention-mask"]);
+    optimized_by(name, shape, &pipeline.expect("a pass of the table"))
 }
 
 fn optimized_by(
@@ -338,13 +339,12 @@ fn optimized_by(
 }
 
 #[test]
-fn optimized_models_are_equal_and_what_was_folded_is_recomputed() {
+fn optimized_models_are_equal() {
     for (name, shape) in [("deberta_v3_tiny.onnx", [3, 32]), ("convbert_tiny_dynamo.onnx", [3, 16])]
     {
         let (before, after) = optimized(name, &shape);
         let report = report(&before, &after);
         assert!(report.equal, "{}", report.text());
-        assert!(report.weights.recomputed > 3, "{}", report.text());
         assert!(
             report
                 .inputs
@@ -355,12 +355,21 @@ fn optimized_models_are_equal_and_what_was_folded_is_recomputed() {
     }
 }
 
+fn folding() -> onnxfix_passes::Pipeline {
+    onnxfix_passes::Pipeline::of(&["fix-input-shapes", "infer-shapes", "fold-constants"])
+        .expect("passes")
+}
+
+#[test]
+fn what_was_folded_is_recomputed() {
+    let (before, after) = optimized_by("deberta_v3_tiny.onnx", &[1, 32], &folding());
+    let report = report(&before, &after);
+    assert!(report.equal && report.weights.recomputed > 3, "{}", report.text());
+}
+
 #[test]
 fn a_folded_constant_with_another_element_is_caught() {
-    let pipeline =
-        onnxfix_passes::Pipeline::of(&["fix-input-shapes", "infer-shapes", "fold-constants"]);
-    let pipeline = pipeline.expect("passes");
-    let (before, mut after) = optimized_by("deberta_v3_tiny.onnx", &[1, 32], &pipeline);
+    let (before, mut after) = optimized_by("deberta_v3_tiny.onnx", &[1, 32], &folding());
     let model = &mut after.model;
     let gather = model
         .all_nodes()
@@ -402,7 +411,9 @@ fn swapped_position_tables_are_caught() {
 
 #[test]
 fn a_dropped_tap_of_an_unfold_is_caught() {
-    let (before, mut after) = optimized("convbert_tiny_dynamo.onnx", &[1, 16]);
+    let pipeline = onnxfix_passes::Pipeline::all().without(&["decompose-span-convolution"]);
+    let pipeline = pipeline.expect("a pass of the table");
+    let (before, mut after) = optimized_by("convbert_tiny_dynamo.onnx", &[1, 16], &pipeline);
     let model = &mut after.model;
     let unfold = |n: NodeId| {
         model[n].op().is("Concat") && made_by(model, n).as_deref() == Some("decompose-unfold")

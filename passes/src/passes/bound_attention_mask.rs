@@ -19,16 +19,18 @@ declare_pass! {
     ///
     /// ## Before
     /// ```onnx
-    /// g (float[1,2,3,3] s, bool[1,1,1,3] hidden) => (float[1,2,3,3] p) <float low = {-3e38}, float zero = {0}> {
-    ///    mask = Where (hidden, low, zero)
+    /// g (float[1,2,3,4] q, float[1,2,4,3] k, bool[1,1,1,3] shown) => (float[1,2,3,3] p) <float low = {-3e38}, float zero = {0}> {
+    ///    s = MatMul (q, k)
+    ///    mask = Where (shown, zero, low)
     ///    masked = Add (s, mask)
     ///    p = Softmax <axis: int = -1> (masked)
     /// }
     /// ```
     /// ## After
     /// ```onnx
-    /// g (float[1,2,3,3] s, bool[1,1,1,3] hidden) => (float[1,2,3,3] p) <float zero = {0}, float p_const = {-10000}> {
-    ///    p_Where = Where (hidden, p_const, zero)
+    /// g (float[1,2,3,4] q, float[1,2,4,3] k, bool[1,1,1,3] shown) => (float[1,2,3,3] p) <float zero = {0}, float p_const = {-10000}> {
+    ///    s = MatMul (q, k)
+    ///    p_Where = Where (shown, zero, p_const)
     ///    p_Add = Add (s, p_Where)
     ///    p = Softmax <axis: int = -1> (p_Add)
     /// }
