@@ -100,6 +100,7 @@ def judge_case(case: Case, onnxfix: Onnxfix, folder: Path) -> Result:
     result.check("interface", structure.check_interface, before, after, shapes, case.target)
     if case.target != "portable":
         result.check("unfold", structure.check_unfold, before, after)
+        result.check("NPU forms", structure.check_npu_forms, after)
     original = runtime.Runner(before)
     for name, level in (("numbers", runtime.NO_OPTIMIZATION), ("numbers in default ORT", runtime.DEFAULT_OPTIMIZATION)):
         result.check(name, check_numbers, original, after, level, batches, result)

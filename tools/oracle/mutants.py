@@ -2,7 +2,7 @@
 """Plants faults into optimized models and asks whether `onnxfix verify` notices.
 
 Each fault is one that a wrong rewrite, or a damaged file, could really leave behind: a changed weight or embedding
-row, swapped outputs, a mask of 0, a dropped tap of an unfold, a missing scale, swapped tables, positions off by one.
+row, swapped outputs, a mask of 0, a dropped tap of a window, a missing scale, swapped tables, positions off by one.
 `verify` must exit with 1 on every one of them. The effect of a fault is measured in ONNX Runtime as well: a change to
 a tensor that a rewrite computed anew, and that moves no output by more than the tolerance of `verify`, is not a fault.
 Exit: 0 every fault is noticed and every kind occurs, 1 not so, 2 could not run.
@@ -45,8 +45,12 @@ KINDS = (
 # Smaller tensors are shape vectors, scalars and the like.
 LARGE = 64
 
-# How far the node with a layer's scale may be from the layer's Softmax.
+# How far the node with the bias of a window's taps may be from their Softmax.
 MOST_STEPS_TO_SOFTMAX = 12
+# Softmaxes over more than this are not over the taps of a window.
+MOST_TAPS = 15
+# Nodes that read by position whose position is shifted, in one file.
+MOST_SHIFTED = 8
 
 ROW = "{:<36} {:<22} {:<44} {:>9}  {}"
 
@@ -131,44 +135,36 @@ def masks_of_zero(pair: Pair) -> Iterator[Mutant]:
 
 
 def dropped_taps(pair: Pair) -> Iterator[Mutant]:
-    """One slice of an unfold is missing, and its neighbour stands twice."""
-    for place, node in enumerate(structure.unfold_concats(pair.after.graph)):
-        model = pair.copy()
-        concat = structure.unfold_concats(model.graph)[place]
-        dropped = _tap_with_effect(concat)
-        concat.input[dropped] = concat.input[dropped - 1]
-        yield Mutant("dropped tap", f"{node.output[0]}, slice {dropped}", model)
-
-
-def _tap_with_effect(concat: onnx.NodeProto) -> int:
-    """A tap that matters for the first token, which classifiers read: what comes before the middle is padding there."""
-    return len(concat.input) // 2 + 1
+    """A window loses one tap: the bias of its weight is so low that the Softmax over the taps leaves nothing of it."""
+    stored = graphs.stored_tensors(pair.after.graph)
+    made_by = graphs.producers(pair.after.graph)
+    shapes = {value.name: graphs.dims(value) for value in pair.after.graph.value_info}
+    for softmax in pair.after.graph.node:
+        taps = (shapes.get(softmax.output[0]) or [0])[-1]
+        if softmax.op_type != "Softmax" or not isinstance(taps, int) or taps % 2 == 0 or not 3 <= taps <= MOST_TAPS:
+            continue
+        for node in _behind(softmax, made_by):
+            bias = next((name for name in node.input[1:] if name in stored and len(stored[name].dims) == 1), None)
+            if node.op_type not in ("Add", "Gemm") or bias is None or stored[bias].dims[0] % taps:
+                continue
+            values = graphs.array(stored[bias]).copy()
+            # A tap that matters for the first token, which classifiers read: what comes before the middle is padding.
+            values[taps // 2 + 1 :: taps] -= 1e4
+            yield Mutant("dropped tap", bias, _with_array(pair, bias, values))
+            break
 
 
 def missing_scales(pair: Pair) -> Iterator[Mutant]:
-    """The constant that scales the scores of one layer becomes 1."""
-    stored = graphs.stored_tensors(pair.after.graph)
-    made_by = graphs.producers(pair.after.graph)
-    users = graphs.users(pair.after.graph)
-    seen = set()
-    for softmax in pair.after.graph.node:
-        if softmax.op_type != "Softmax":
-            continue
-        for node in _behind(softmax, made_by):
-            slot = next((slot for slot in (1, 0) if node.input[slot] in stored), None) if len(node.input) == 2 else None
-            if node.op_type not in ("Mul", "Div") or slot is None or node.output[0] in seen:
-                continue
-            values = graphs.array(stored[node.input[slot]])
-            if values.size != 1 or not 0.01 < abs(values.item()) < 100 or values.item() == 1:
-                continue
-            seen.add(node.output[0])
-            # The constant may be shared with other layers, which keep theirs.
-            model = pair.copy()
-            one = numpy.ones_like(values)
-            model.graph.initializer.append(onnx.numpy_helper.from_array(one, "mutant_one"))
-            _node_writing(model, node.output[0]).input[slot] = "mutant_one"
-            shared = len(users[node.input[slot]]) > 1
-            yield Mutant("missing scale", f"{node.output[0]}{' (shared constant)' if shared else ''}", model)
+    """Weights that took a scale of one layer lose it again."""
+    for tensor in pair.after.graph.initializer:
+        if _made_by(tensor) == "fold-scale-into-weights" and len(tensor.dims) >= 2:
+            values = graphs.array(tensor)
+            yield Mutant("missing scale", tensor.name, _with_array(pair, tensor.name, values * 4))
+
+
+def _made_by(entry: onnx.NodeProto | onnx.TensorProto) -> str | None:
+    """The pass that made a node or tensor."""
+    return next((prop.value for prop in entry.metadata_props if prop.key == "onnxfix.pass"), None)
 
 
 def swapped_tables(pair: Pair) -> Iterator[Mutant]:
@@ -199,17 +195,20 @@ def shifted_positions(pair: Pair) -> Iterator[Mutant]:
                 seen.add(node.input[1])
                 shifted = _with_array(pair, node.input[1], numpy.roll(index, 1, axis=-1))
                 yield Mutant("position off by one", f"index of {node.output[0]}", shifted)
-    for concat in structure.unfold_concats(pair.after.graph)[:1]:
-        made_by = graphs.producers(pair.after.graph)
-        yield from _shifted_slice(pair, made_by[concat.input[_tap_with_effect(concat)]], stored)
+    by_distance = ("decompose-gather-elements", "decompose-span-convolution")
+    for node in [node for node in pair.after.graph.node if _made_by(node) in by_distance][:MOST_SHIFTED]:
+        yield from _shifted_slice(pair, node, stored)
 
 
 def _shifted_slice(pair: Pair, node: onnx.NodeProto, stored: dict) -> Iterator[Mutant]:
     if node.op_type != "Slice" or not all(name in stored for name in node.input[1:3]):
         return
     starts, ends = (graphs.array(stored[name]) for name in node.input[1:3])
+    by_one = (starts > 0).astype(starts.dtype)
+    if not by_one.any():
+        return
     model = pair.copy()
-    for name, values in (("mutant_starts", starts - 1), ("mutant_ends", ends - 1)):
+    for name, values in (("mutant_starts", starts - by_one), ("mutant_ends", ends - by_one)):
         model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
     slice_node = _node_writing(model, node.output[0])
     slice_node.input[1], slice_node.input[2] = "mutant_starts", "mutant_ends"
@@ -313,8 +312,9 @@ def with_outputs_swapped(after: onnx.ModelProto) -> onnx.ModelProto:
         for names in (node.input, node.output):
             for slot, name in enumerate(names):
                 names[slot] = inner.get(name, name)
-    model.graph.node.append(onnx.helper.make_node("Identity", [inner[first]], [second]))
-    model.graph.node.append(onnx.helper.make_node("Identity", [inner[second]], [first]))
+    # tract names a node without a name after its output, and another node may have that name.
+    model.graph.node.append(onnx.helper.make_node("Identity", [inner[first]], [second], name="mutant_second"))
+    model.graph.node.append(onnx.helper.make_node("Identity", [inner[second]], [first], name="mutant_first"))
     return model
 
 

@@ -1,5 +1,6 @@
 """What an optimized file must look like, judged on the file alone. Each check returns its complaints, one line each."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy
@@ -21,8 +22,8 @@ BROADCASTING = {
     "BitwiseAnd", "BitwiseOr", "BitwiseXor",
 }  # fmt: skip
 
-# Between the slices of an unfold and the Concat that stacks them, each slice may get its new axis.
-ADDS_AN_AXIS = {"Unsqueeze", "Reshape"}
+# Passes that write span convolutions anew.
+SPANS = {"decompose-span-convolution", "narrow-bands"}
 
 
 def check_is_valid(path: Path) -> list[str]:
@@ -201,38 +202,40 @@ def count_spans(model: onnx.ModelProto) -> int:
 
 
 def check_unfold(before: onnx.ModelProto, after: onnx.ModelProto) -> list[str]:
-    """No window is gathered by a constant index matrix; each unfold is shifted slices under one Concat."""
+    """No window is gathered by a constant index matrix, or multiplied as a matrix of one column."""
     stored = graphs.stored_tensors(after.graph)
     initializers = {tensor.name for tensor in after.graph.initializer}
+    shapes = {value.name: graphs.dims(value) or [] for value in after.graph.value_info}
     complaints = []
     for node in after.graph.node:
+        if node.op_type == "MatMul" and len(shapes.get(node.output[0], [])) > 2 and shapes[node.output[0]][-1] == 1:
+            complaints.append(f"MatMul writing {node.output[0]} has one column")
         if node.op_type != "Gather" or node.input[0] in initializers or node.input[1] not in stored:
             continue
         index = graphs.array(stored[node.input[1]])
         if index.size > 1 and index.ndim >= 2:
             complaints.append(f"Gather writing {node.output[0]} has a constant index of shape {list(index.shape)}")
-    spans, unfolds = count_spans(before), len(unfold_concats(after.graph))
+    spans = count_spans(before)
+    bands = sum(any(prop.value in SPANS for prop in node.metadata_props) for node in after.graph.node)
     # One or two tokens have so few windows that nothing needs stacking.
-    if unfolds < spans and graphs.dims(after.graph.input[0])[-1] > 2:
-        complaints.append(f"{unfolds} Concat nodes stack slices of one value, for {spans} span convolutions")
+    if spans and not bands and graphs.dims(after.graph.input[0])[-1] > 2:
+        complaints.append(f"nothing is left of {spans} span convolutions")
     return complaints
 
 
-def unfold_concats(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """The Concat nodes that stack three or more slices of one and the same value."""
-    made_by = graphs.producers(graph)
-    found = []
-    for node in graph.node:
-        if node.op_type != "Concat" or len(node.input) < 3:
-            continue
-        slices = [_slice_behind(name, made_by) for name in node.input]
-        if all(slices) and len({entry.input[0] for entry in slices}) == 1:
-            found.append(node)
-    return found
-
-
-def _slice_behind(name: str, made_by: dict[str, onnx.NodeProto]) -> onnx.NodeProto | None:
-    node = made_by.get(name)
-    while node is not None and node.op_type in ADDS_AN_AXIS:
-        node = made_by.get(node.input[0])
-    return node if node is not None and node.op_type == "Slice" else None
+def check_npu_forms(after: onnx.ModelProto) -> list[str]:
+    """What an NPU runs element by element or on its CPU is gone from an encoder."""
+    counts = Counter(node.op_type for node in after.graph.node)
+    complaints = [
+        f"{counts[operator]} {operator} nodes"
+        for operator, most in (("GatherElements", 0), ("Where", 1), ("Cast", 3))
+        if counts[operator] > most
+    ]
+    initializers = {tensor.name for tensor in after.graph.initializer}
+    for node in after.graph.node:
+        if node.op_type == "Gather" and node.input[0] not in initializers:
+            complaints.append(f"Gather writing {node.output[0]} is no embedding")
+    for value in after.graph.value_info:
+        if value.type.tensor_type.elem_type == onnx.TensorProto.INT64 and value.name not in initializers:
+            complaints.append(f"{value.name} is int64")
+    return complaints
