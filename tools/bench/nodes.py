@@ -2,8 +2,7 @@
 """How many nodes each tool leaves of real exports, as a Markdown table.
 
 Every tool gets the same input shapes: batch 1 and, where the length is open, 32 tokens. onnxfix runs for the portable
-target without decompose-unfold and decompose-gather-elements: slices for one gather are meant for an NPU and cost nodes. Constant
-nodes and initializers are not counted. Exit: 0 onnxfix never leaves more nodes than onnxsim or OnnxSlim, 1 it does,
+target. Constant nodes and initializers are not counted. Exit: 0 onnxfix never leaves more nodes than onnxsim or OnnxSlim, 1 it does,
 2 could not run.
 """
 
@@ -44,7 +43,7 @@ def count_row(path: Path, onnxfix: Onnxfix, folder: Path) -> dict[str, int | Non
         out = folder / f"{path.stem}.{name.split()[0]}.onnx"
         counts[name] = count_after(command(path, out, shapes), out)
     out = folder / f"{path.stem}.onnxfix.onnx"
-    options = ["--target", "portable", "--skip-passes", "decompose-unfold,decompose-gather-elements"]
+    options = ["--target", "portable"]
     options += ["--input-shape", meaningful.shape_argument(shapes)]
     counts["onnxfix"] = count_after([str(onnxfix.binary), "optimize", str(path), "-o", str(out), "-q", *options], out)
     return counts
