@@ -4,7 +4,7 @@ use onnxfix_ir::{DataType, Model, NodeId, Tensor, Use, ValueId};
 
 use rayon::prelude::*;
 
-use crate::matching::{constant, input, is_reshape, output, uniform};
+use crate::matching::{constant, input, is_reshape, output, uniform, used_once};
 use crate::{Miss, Patch, Rewrite, declare_pass, unmet};
 
 declare_pass! {
@@ -33,7 +33,8 @@ declare_pass! {
     /// ## Applies when
     /// - The value comes by reshapes, transposes, slices and sums from products with constants, of which every one can take
     ///   the factor. Of a product of two computed values one of them takes it.
-    /// - What else reads a value on the way multiplies it by a constant, which then takes the inverse.
+    /// - What else reads a value on the way multiplies it by a constant, which then takes the inverse, or scales a product
+    ///   of it by the same number, which is then not needed.
     /// - The constants are float or double, and nothing else reads the large ones.
     ///
     /// ## Numerics
@@ -61,13 +62,17 @@ impl Rewrite for FoldScaleIntoWeights {
         if !(MIN_FACTOR..=MIN_FACTOR.recip()).contains(&factor.abs()) {
             return Err(Miss::NoMatch);
         }
-        let mut scale = Scale { m, changes: Vec::new() };
+        let mut scale = Scale { m, changes: Vec::new(), dropped: Vec::new() };
         scale.take(x, factor, root, DEPTH)?;
         let mut patch = Patch::new(m, root);
         for Change { node, slot, factor } in scale.changes {
             let scaled = scaled(constant(m, input(m, node, slot)?)?, factor)?;
             let scaled = patch.constant(scaled);
             patch.set_input(node, slot, scaled);
+        }
+        for node in scale.dropped {
+            let scaled = m[node].inputs().iter().flatten().find(|&&v| uniform(m, v).is_none());
+            patch.replace(output(m, node)?, *scaled.ok_or(Miss::NoMatch)?);
         }
         patch.replace(y, x);
         Ok(patch)
@@ -91,6 +96,8 @@ struct Change {
 struct Scale<'m> {
     m: &'m Model,
     changes: Vec<Change>,
+    /// Multiplications by the same number, which are not needed any more.
+    dropped: Vec<NodeId>,
 }
 
 impl Scale<'_> {
@@ -134,9 +141,10 @@ impl Scale<'_> {
                 if m.constant(input(m, node, 0)?).is_some() {
                     return self.weights(node, 0, factor);
                 }
-                let begun = self.changes.len();
+                let (begun, dropped) = (self.changes.len(), self.dropped.len());
                 self.take(input(m, node, 1)?, factor, node, depth - 1).or_else(|_| {
                     self.changes.truncate(begun);
+                    self.dropped.truncate(dropped);
                     self.take(input(m, node, 0)?, factor, node, depth - 1)
                 })
             }
@@ -204,12 +212,47 @@ impl Scale<'_> {
         }
         let slots: Vec<usize> = (0..inputs.len()).filter(|&i| inputs[i] == Some(value)).collect();
         if m[node].op().is("MatMul")
+            && slots.len() == 1
+            && let Some(same) = self.same_behind(output(m, node)?, factor)
+        {
+            self.dropped.push(same);
+            return Ok(());
+        }
+        if m[node].op().is("MatMul")
             && let [slot] = slots[..]
             && m[node].input(1 - slot).is_some_and(|v| m.constant(v).is_some())
         {
             return self.weights(node, 1 - slot, factor);
         }
         unmet(format!("{} reads {:?} as it is", m.describe(node), m[value].name()))
+    }
+}
+
+impl Scale<'_> {
+    /// What alone reads a value, behind moves, and multiplies it by the inverse of the factor.
+    fn same_behind(&self, mut value: ValueId, factor: f64) -> Option<NodeId> {
+        let m = self.m;
+        for _ in 0..DEPTH {
+            let reader = m.users(value).next().filter(|_| used_once(m, value))?;
+            if m[reader].graph() != m[m.producer(value)?].graph() {
+                return None;
+            }
+            let op = m[reader].op();
+            let slot = usize::from(m[reader].input(0) == Some(value));
+            if op.is("Div") && slot == 1 || op.is("Mul") {
+                let number = uniform(m, m[reader].input(slot)?)?;
+                let by = if op.is("Div") { number.recip() } else { number };
+                let keeps_shape = m[value].shape() == m[m[reader].output(0)?].shape();
+                return ((by * factor - 1.0).abs() < 1e-9 && keeps_shape).then_some(reader);
+            }
+            let moves =
+                is_reshape(m, reader) || ["Transpose", "Slice"].iter().any(|name| op.is(name));
+            if !moves || m[reader].input(0) != Some(value) {
+                return None;
+            }
+            value = m[reader].output(0)?;
+        }
+        None
     }
 }
 
@@ -275,6 +318,28 @@ g (float[2,2] x, float[2,2] q) => (float[2,2] y, float[2,1] z) <float[2,2] w = {
            kt = Transpose <perm: ints = [1, 0]> (k)
            y = MatMul (q, kt)
            z = MatMul (k, y_const)
+        }
+        ");
+    }
+
+    #[test]
+    fn the_same_scale_of_another_product_goes_as_well() {
+        assert_snapshot!(rewritten(&FoldScaleIntoWeights, "
+g (float[2,2] x, float[2,2] q, float[2,1] table) => (float[2,2] y, float[1,2] z) <float[2,2] w = {2, 4, 6, 8}, float two = {2}, float half = {0.5}> {
+   k = MatMul (x, w)  kt = Transpose <perm = [1, 0]> (k)  scaled = Div (kt, two)  y = MatMul (q, scaled)
+   p = MatMul (k, table)  pt = Transpose <perm = [1, 0]> (p)  z = Mul (half, pt)
+}"), @r"
+        g (float[2,2] x, float[2,2] q, float[2,1] table) => (float[2,2] y, float[1,2] z) <
+           float[2,2] w = {2, 4, 6, 8},
+           float two = {2},
+           float half = {0.5},
+           float[2,2] scaled_const = {1, 2, 3, 4}
+        > {
+           k = MatMul (x, scaled_const)
+           kt = Transpose <perm: ints = [1, 0]> (k)
+           y = MatMul (q, kt)
+           p = MatMul (k, table)
+           z = Transpose <perm: ints = [1, 0]> (p)
         }
         ");
     }
