@@ -116,7 +116,6 @@ impl Scale<'_> {
         if m[node].graph() != m[reader].graph() || m.is_output(value) {
             return unmet(format!("{:?} is an output, or read in a body", m[value].name()));
         }
-        let before = self.changes.len();
         for user in others(m, value, reader)? {
             self.undo(user, value, factor.recip(), depth - 1)?;
         }
@@ -135,6 +134,9 @@ impl Scale<'_> {
                 Ok(())
             }
             "MatMul" => {
+                if m[node].input(0) == m[node].input(1) {
+                    return unmet("a value times itself would take the factor twice");
+                }
                 if m.constant(input(m, node, 1)?).is_some() {
                     return self.weights(node, 1, factor);
                 }
@@ -149,7 +151,6 @@ impl Scale<'_> {
                 })
             }
             name => {
-                self.changes.truncate(before);
                 if name == "Mul" || name == "Div" {
                     // A pattern such as GELU, which has its own numbers.
                     return Err(Miss::NoMatch);
@@ -215,6 +216,9 @@ impl Scale<'_> {
             && slots.len() == 1
             && let Some(same) = self.same_behind(output(m, node)?, factor)
         {
+            if self.dropped.contains(&same) {
+                return unmet("both operands of a product would take the factor");
+            }
             self.dropped.push(same);
             return Ok(());
         }
@@ -356,6 +360,18 @@ g (float[2,2] x, float[2,2] q, float[2,1] table) => (float[2,2] y, float[1,2] z)
                 "reads \"p\" as it is",
             ),
             ("", "", "e = Exp (x)  y = Mul (e, two)", "does not pass a factor on"),
+            (
+                "",
+                "",
+                "p = MatMul (x, w)  s = MatMul (p, p)  y = Div (s, two)",
+                "take the factor twice",
+            ),
+            (
+                "",
+                ", float[2,2] z",
+                "p = MatMul (x, w)  t = Transpose (p)  y = Div (p, two)  s = MatMul (p, t)  z = Div (s, two)",
+                "both operands of a product",
+            ),
         ] {
             let text = format!(
                 "g (float[2,2] x{inputs}) => (float[2,2] y{outputs}) <{constants}> {{ {nodes} }}"
