@@ -25,6 +25,9 @@ pub use pass::{
 };
 pub(crate) use patch::replace_node;
 pub use patch::{Operand, PROVENANCE, Patch, attrs};
-pub use pipeline::{Observer, Options, PASSES, PassStats, Pipeline, Report, Stop, find, run};
+pub use pipeline::{
+    NPU_ONLY, Observer, Options, PASSES, PORTABLE_ONLY, PassStats, Pipeline, Report, Stop, find,
+    run,
+};
 pub use rewrite::Rewrite;
 pub use shapes::{DimBinding, InputShape, ShapeError, parse_dim, parse_input_shapes};

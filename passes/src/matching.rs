@@ -197,23 +197,25 @@ pub(crate) fn uniform(m: &Model, value: ValueId) -> Option<f64> {
     all.iter().all(|&x| x.to_bits() == first.to_bits()).then_some(first)
 }
 
-/// A number as a scalar of this type.
+/// A number as a scalar of this type, which is float or double: 16 bits would round what passes mean.
 pub(crate) fn float(dtype: DataType, x: f64) -> Result<Tensor, Miss> {
-    #[expect(clippy::cast_possible_truncation, reason = "rounds to the type")]
-    match dtype {
-        DataType::Float => Ok(Tensor::scalar(x as f32)),
-        DataType::Double => Ok(Tensor::scalar(x)),
-        other => unmet(format!("the elements are {other}")),
+    if !matches!(dtype, DataType::Float | DataType::Double) {
+        return unmet(format!("the elements are {dtype}"));
     }
+    Tensor::filled(dtype, &[], x).ok_or(Miss::NoMatch)
 }
 
-/// Whether a Softmax of something of this rank is along the last axis.
-pub(crate) fn softmax_is_last(m: &Model, softmax: NodeId, rank: usize) -> bool {
+/// Operators beside reductions that work along one axis, mostly the last.
+pub(crate) const ALONG_AXIS: &[&str] = &["Softmax", "LogSoftmax", "LayerNormalization"];
+
+/// Whether one of [`ALONG_AXIS`], of something of this rank, works along the last axis alone.
+pub(crate) fn is_along_last(m: &Model, node: NodeId, rank: usize) -> bool {
     let last = rank as i64 - 1;
-    match m[softmax].attrs.int("axis") {
+    match m[node].attrs.int("axis") {
         Some(axis) => axis == -1 || axis == last,
+        None if m[node].op().is("LayerNormalization") => true,
         // The default was 1 before opset 13.
-        None => last == 1 || m.opset(m[softmax].graph(), "").is_some_and(|version| version >= 13),
+        None => last == 1 || m.opset(m[node].graph(), "").is_some_and(|version| version >= 13),
     }
 }
 
@@ -351,3 +353,33 @@ pub(crate) fn zero_pads(m: &Model, node: NodeId, axis: usize, rank: usize) -> Op
     (zero && only_here && pads.len() == 2 * rank && before >= 0 && after >= 0)
         .then_some((before, after))
 }
+
+/// A Transpose between two Reshapes.
+pub(crate) struct Turned {
+    /// What the first Reshape reads.
+    pub(crate) x: ValueId,
+    /// What the second one makes.
+    pub(crate) y: ValueId,
+    pub(crate) perm: Vec<i64>,
+    /// Dimensions of `x`, before and behind the Transpose, and of `y`. There are elements.
+    pub(crate) dims: [Dims; 4],
+}
+
+/// The Transpose between a Reshape and `second`, where nothing else reads what is between the two.
+pub(crate) fn turned_between_reshapes(m: &Model, second: NodeId) -> Result<Turned, Miss> {
+    let (turned, y) = (input(m, second, 0)?, output(m, second)?);
+    let transpose = producer(m, turned, "Transpose")?;
+    let shaped = input(m, transpose, 0)?;
+    let first = m.producer(shaped).filter(|&n| is_reshape(m, n)).ok_or(Miss::NoMatch)?;
+    let x = input(m, first, 0)?;
+    if !used_once(m, shaped) || !used_once(m, turned) {
+        return unmet("something else reads what is between the reshapes");
+    }
+    let [a, b, c, d] = [x, shaped, turned, y].map(|v| dims_of_elements(m, v));
+    let dims = [a?, b?, c?, d?];
+    let perm = perm(m, transpose, dims[1].len());
+    Ok(Turned { x, y, perm, dims })
+}
+
+/// A score of any size plus this, or less, is the number itself to the last bit.
+pub(crate) const SWALLOWS: f64 = -1e30;

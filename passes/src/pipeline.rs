@@ -97,6 +97,26 @@ pub static PASSES: &[&dyn Pass] = &[
     &eliminate_unused_opsets::EliminateUnusedOpsets,
 ];
 
+/// Passes that only a compiler wants that computes in float16, has no 64-bit integers and looks for certain steps.
+pub const NPU_ONLY: &[&str] = &[
+    "bound-attention-mask",
+    "canonicalise-gelu",
+    "canonicalise-layer-norm",
+    "canonicalise-reshapes",
+    "cast-inputs-to-int32",
+    "sink-widening-casts",
+];
+
+/// Passes that leave a form which ATC does not look for.
+pub const PORTABLE_ONLY: &[&str] = &[
+    "eliminate-unit-axes",
+    "fuse-gelu",
+    "fuse-gemm",
+    "fuse-layer-norm",
+    "fuse-residual",
+    "fuse-skew",
+];
+
 /// Passes that wait until those before them find nothing more, stage by stage: what they do for one place hides that it is
 /// like the others.
 const LATE: &[&[&str]] = &[

@@ -1,7 +1,7 @@
 //! What the optimized model is for.
 
 use clap::ValueEnum;
-use onnxfix_passes::{PASSES, PassError, Pipeline};
+use onnxfix_passes::{NPU_ONLY, PASSES, PORTABLE_ONLY, PassError, Pipeline};
 
 /// A target, which decides what must hold afterwards and which passes help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -13,26 +13,6 @@ pub enum Target {
     #[value(name = "portable")]
     Portable,
 }
-
-/// Passes that only a compiler wants that computes in float16, has no 64-bit integers and looks for certain steps.
-const NPU_ONLY: &[&str] = &[
-    "bound-attention-mask",
-    "canonicalise-gelu",
-    "canonicalise-layer-norm",
-    "canonicalise-reshapes",
-    "cast-inputs-to-int32",
-    "sink-widening-casts",
-];
-
-/// Passes that leave a form which ATC does not look for.
-const PORTABLE_ONLY: &[&str] = &[
-    "eliminate-unit-axes",
-    "fuse-gelu",
-    "fuse-gemm",
-    "fuse-layer-norm",
-    "fuse-residual",
-    "fuse-skew",
-];
 
 impl Target {
     /// Whether every dimension must be a number.

@@ -3,8 +3,8 @@
 use onnxfix_ir::{DataType, Model, NodeId, ValueId};
 
 use crate::matching::{
-    Dims, ProductOf, dims, dims_of_elements, dtype, float, input, is_reshape, output, producer,
-    product_of, softmax_is_last, uniform,
+    Dims, ProductOf, SWALLOWS, dims, dims_of_elements, dtype, float, input, is_along_last,
+    is_reshape, output, producer, product_of, uniform,
 };
 use crate::{Miss, Operand, Patch, Rewrite, declare_pass, unmet};
 
@@ -47,8 +47,6 @@ declare_pass! {
     pub BoundAttentionMask = "bound-attention-mask", Legalise, Relative(1e-6)
 }
 
-/// A score of any size plus this is this, to the last bit, so that rows that are masked whole have equal scores.
-const SWALLOWS: f64 = -1e30;
 /// What a masked score gets added.
 const MASK: f64 = -1e4;
 /// The most nodes between the number and the sum.
@@ -68,7 +66,7 @@ impl Rewrite for BoundAttentionMask {
             .find(|&(mask, _)| number(m, mask, DEPTH).is_some())
             .ok_or(Miss::NoMatch)?;
         let shape = dims_of_elements(m, masked)?;
-        if !softmax_is_last(m, root, shape.len()) {
+        if !is_along_last(m, root, shape.len()) {
             return unmet("the Softmax is not along the last axis");
         }
         let of_mask = dims(m, mask)?;

@@ -120,10 +120,7 @@ impl Scale<'_> {
             self.undo(user, value, factor.recip(), depth - 1)?;
         }
         match def.name {
-            _ if is_reshape(m, node) => self.take(input(m, node, 0)?, factor, node, depth - 1),
-            "Transpose" | "Slice" | "Identity" => {
-                self.take(input(m, node, 0)?, factor, node, depth - 1)
-            }
+            _ if is_move(m, node) => self.take(input(m, node, 0)?, factor, node, depth - 1),
             "Add" | "Sub" | "Concat" => (0..m[node].inputs().len())
                 .try_for_each(|slot| self.operand(node, slot, factor, depth - 1)),
             "Gemm" | "Conv" => {
@@ -203,9 +200,7 @@ impl Scale<'_> {
     ) -> Result<(), Miss> {
         let m = self.m;
         let inputs = m[node].inputs();
-        let moves =
-            is_reshape(m, node) || ["Transpose", "Slice"].iter().any(|op| m[node].op().is(op));
-        if depth > 0 && moves && m[node].input(0) == Some(value) {
+        if depth > 0 && is_move(m, node) && m[node].input(0) == Some(value) {
             let y = output(m, node)?;
             return others(m, y, node)?
                 .into_iter()
@@ -230,9 +225,7 @@ impl Scale<'_> {
         }
         unmet(format!("{} reads {:?} as it is", m.describe(node), m[value].name()))
     }
-}
 
-impl Scale<'_> {
     /// What alone reads a value, behind moves, and multiplies it by the inverse of the factor.
     fn same_behind(&self, mut value: ValueId, factor: f64) -> Option<NodeId> {
         let m = self.m;
@@ -249,15 +242,18 @@ impl Scale<'_> {
                 let keeps_shape = m[value].shape() == m[m[reader].output(0)?].shape();
                 return ((by * factor - 1.0).abs() < 1e-9 && keeps_shape).then_some(reader);
             }
-            let moves =
-                is_reshape(m, reader) || ["Transpose", "Slice"].iter().any(|name| op.is(name));
-            if !moves || m[reader].input(0) != Some(value) {
+            if !is_move(m, reader) || m[reader].input(0) != Some(value) {
                 return None;
             }
             value = m[reader].output(0)?;
         }
         None
     }
+}
+
+/// Whether a node gives the elements of its first input, or some of them, in another order or shape.
+fn is_move(m: &Model, node: NodeId) -> bool {
+    is_reshape(m, node) || ["Transpose", "Slice", "Identity"].iter().any(|op| m[node].op().is(op))
 }
 
 /// The nodes that read a value, but for one of them.

@@ -2,9 +2,7 @@
 
 use onnxfix_ir::{Model, NodeId};
 
-use crate::matching::{
-    Dims, dims_of_elements, input, is_reshape, output, perm, producer, used_once,
-};
+use crate::matching::{Dims, RESHAPES, Turned, turned_between_reshapes};
 use crate::{Miss, Patch, Rewrite, declare_pass, unmet};
 
 declare_pass! {
@@ -41,21 +39,11 @@ declare_pass! {
 
 impl Rewrite for MergeReshapesAcrossTranspose {
     fn roots(&self) -> &'static [&'static str] {
-        crate::matching::RESHAPES
+        RESHAPES
     }
 
     fn try_rewrite(&self, m: &Model, root: NodeId) -> Result<Patch, Miss> {
-        let (turned, y) = (input(m, root, 0)?, output(m, root)?);
-        let transpose = producer(m, turned, "Transpose")?;
-        let shaped = input(m, transpose, 0)?;
-        let first = m.producer(shaped).filter(|&n| is_reshape(m, n)).ok_or(Miss::NoMatch)?;
-        let x = input(m, first, 0)?;
-        if !used_once(m, shaped) || !used_once(m, turned) {
-            return unmet("something else reads what is between the reshapes");
-        }
-        let [a, b, c, d] = [x, shaped, turned, y].map(|v| dims_of_elements(m, v));
-        let (a, b, c, d) = (a?, b?, c?, d?);
-        let perm = perm(m, transpose, b.len());
+        let Turned { x, y, perm, dims: [a, b, c, d] } = turned_between_reshapes(m, root)?;
         let mut patch = Patch::new(m, root);
         let result = if let Some(blocks) = blocks(&d, &c) {
             // The axes of the result in the order in which they are before the Transpose.

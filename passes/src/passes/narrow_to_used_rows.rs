@@ -3,8 +3,8 @@
 use onnxfix_ir::{Attrs, Model, NodeId};
 
 use crate::matching::{
-    Dims, REDUCTIONS, Slice, dims, dims_of_elements, input, is_reshape, output, perm, reduces_last,
-    sliced, softmax_is_last,
+    ALONG_AXIS, Dims, REDUCTIONS, Slice, dims, dims_of_elements, input, is_along_last, is_reshape,
+    output, perm, reduces_last, sliced,
 };
 use crate::{Miss, Operand, Patch, Rewrite, declare_pass, unmet};
 
@@ -117,16 +117,13 @@ fn take(patch: &mut Patch, x: Operand, part: &Slice, axis: usize) -> Operand {
     )
 }
 
-/// Operators that give `f(x)[part] = f(x[part])` on all axes but the last.
-const ALONG_LAST: &[&str] = &["Softmax", "LogSoftmax", "LayerNormalization"];
-
 /// Whether a Slice behind the node may have a place before it.
 fn is_movable(m: &Model, node: NodeId) -> bool {
     let n = &m[node];
     let op = |name: &&str| n.op().is(name);
     is_reshape(m, node)
         || n.op().def.is_some_and(|def| def.class.elementwise)
-        || ALONG_LAST.iter().any(op)
+        || ALONG_AXIS.iter().any(op)
         || ["MatMul", "Gemm", "Transpose"].iter().any(op)
 }
 
@@ -189,17 +186,13 @@ impl Narrow<'_> {
                 let rows = take(patch, indices.into(), &self.part, axis);
                 Ok(self.again(patch, &[input(m, node, 0)?.into(), rows]))
             }
-            name if ALONG_LAST.contains(&name) || REDUCTIONS.contains(&name) => {
-                let works_along_last = if REDUCTIONS.contains(&name) {
-                    reduces_last(m, node, self.whole.len())?;
-                    true
-                } else if name == "LayerNormalization" {
-                    let along = n.attrs.int("axis").unwrap_or(-1);
-                    along == -1 || along == self.whole.len() as i64 - 1
-                } else {
-                    softmax_is_last(m, node, self.whole.len())
-                };
-                if !works_along_last || is_last {
+            name if ALONG_AXIS.contains(&name) || REDUCTIONS.contains(&name) => {
+                let rank = self.whole.len();
+                let is_reduction = REDUCTIONS.contains(&name);
+                if is_reduction {
+                    reduces_last(m, node, rank)?;
+                }
+                if is_last || !is_reduction && !is_along_last(m, node, rank) {
                     return unmet(format!("{} works along this axis", m.describe(node)));
                 }
                 let mut operands = self.operands()?;

@@ -3,8 +3,8 @@
 use onnxfix_ir::{Model, NodeId, ValueId};
 
 use crate::matching::{
-    Dims, ProductOf, dims, dims_of_elements, dtype, float, input, is_reshape, output, producer,
-    product_of, reduces_last, softmax_is_last, uniform, used_once,
+    Dims, ProductOf, SWALLOWS, dims, dims_of_elements, dtype, float, input, is_along_last,
+    is_reshape, output, producer, product_of, reduces_last, uniform, used_once,
 };
 use crate::{Miss, Patch, Rewrite, declare_pass, unmet};
 
@@ -52,9 +52,6 @@ declare_pass! {
     pub ShareAttentionMask = "share-attention-mask", Simplify, Relative(1e-6)
 }
 
-/// A score of any size plus this is this, to the last bit.
-const SWALLOWS: f64 = -1e30;
-
 impl Rewrite for ShareAttentionMask {
     fn roots(&self) -> &'static [&'static str] {
         &["Softmax"]
@@ -76,7 +73,7 @@ impl Rewrite for ShareAttentionMask {
         let (low, scores) = (low?, scores?);
         let shape = dims_of_elements(m, masked)?;
         let last = shape.len() as i64 - 1;
-        if !softmax_is_last(m, root, shape.len()) {
+        if !is_along_last(m, root, shape.len()) {
             return unmet("the Softmax is not along the last axis");
         }
         if m.constant(low).is_none_or(|t| t.dims.len() > shape.len()) || dims(m, scores)? != shape {

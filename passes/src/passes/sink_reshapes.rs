@@ -3,8 +3,8 @@
 use onnxfix_ir::{AttrValue, Attrs, Model, NodeId, Tensor, ValueId};
 
 use crate::matching::{
-    Dims, REDUCTIONS, dims, dims_of_elements, dtype, input, is_reshape, output, reduces_last,
-    softmax_is_last,
+    ALONG_AXIS, Dims, REDUCTIONS, dims, dims_of_elements, dtype, input, is_along_last, is_reshape,
+    output, reduces_last,
 };
 use crate::{Miss, Operand, Patch, Rewrite, declare_pass, unmet};
 
@@ -64,8 +64,6 @@ const ELEMENTWISE: &[&str] = &[
     "Max",
     "Clip",
 ];
-/// Operators that work along the axis of this attribute.
-const ALONG_AXIS: &[&str] = &["Softmax", "LogSoftmax", "LayerNormalization"];
 
 /// How a node reads rows.
 enum Rows {
@@ -166,12 +164,7 @@ fn rows_of(m: &Model, node: NodeId, op: &str) -> Result<Rows, Miss> {
         return Ok(Rows::First(attrs));
     }
     if ALONG_AXIS.contains(&op) {
-        let is_last = match n.attrs.int("axis") {
-            None if op == "LayerNormalization" => true,
-            Some(axis) if op == "LayerNormalization" => axis == -1 || axis == rank as i64 - 1,
-            _ => softmax_is_last(m, node, rank),
-        };
-        if !is_last {
+        if !is_along_last(m, node, rank) {
             return unmet("it is not along the last axis");
         }
         attrs.set("axis", 1);

@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 use onnxfix_ir::{Model, NodeId, Tensor, ValueId};
 
 use crate::matching::{
-    Dims, REDUCTIONS, dims, dims_of_elements, dtype, input, is_reshape, output, perm, reduces_last,
-    softmax_is_last,
+    Dims, REDUCTIONS, dims, dims_of_elements, dtype, input, is_along_last, is_reshape, output,
+    perm, reduces_last,
 };
 use crate::{Miss, Operand, Patch, Rewrite, declare_pass, unmet};
 
@@ -82,7 +82,7 @@ impl Rewrite for SplitHeadsFromBatch {
             attrs.set("perm", vec![0, 1, perm[1] + 1, perm[2] + 1]);
         }
         if op == "Softmax" {
-            if !softmax_is_last(m, root, 3) {
+            if !is_along_last(m, root, 3) {
                 return unmet("the Softmax is not along the last axis");
             }
             attrs.set("axis", 3);

@@ -12,26 +12,9 @@ use onnxfix_ir::{
     write_to,
 };
 use onnxfix_passes::{
-    DimBinding, Numerics, Options, PASSES, PROVENANCE, Pipeline, Report, Stop, find, run,
+    DimBinding, NPU_ONLY, Numerics, Options, PASSES, PORTABLE_ONLY, PROVENANCE, Pipeline, Report,
+    Stop, find, run,
 };
-
-/// What only the pipeline of an NPU has, and what only the portable one.
-const NPU_ONLY: &[&str] = &[
-    "bound-attention-mask",
-    "canonicalise-gelu",
-    "canonicalise-layer-norm",
-    "canonicalise-reshapes",
-    "cast-inputs-to-int32",
-    "sink-widening-casts",
-];
-const PORTABLE_ONLY: &[&str] = &[
-    "eliminate-unit-axes",
-    "fuse-gelu",
-    "fuse-gemm",
-    "fuse-layer-norm",
-    "fuse-residual",
-    "fuse-skew",
-];
 
 /// The opset that an NPU wants.
 const NPU_OPSET: u64 = 13;
