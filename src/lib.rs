@@ -1,5 +1,6 @@
 //! The `onnxfix` program: the only place that reads and writes files, starts processes and prints.
 
+pub mod bench;
 pub mod cli;
 pub mod engine;
 pub mod record;

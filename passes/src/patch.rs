@@ -98,6 +98,13 @@ impl Patch {
         self.node_with("Transpose", &[x], attrs([("perm", perm.into())]))
     }
 
+    /// `x` of this rank, which is at least 2, with its last two axes swapped.
+    pub fn swap_last(&mut self, x: Operand, rank: usize) -> Operand {
+        let mut perm: Vec<i64> = (0..rank as i64).collect();
+        perm.swap(rank - 2, rank - 1);
+        self.transpose(x, &perm)
+    }
+
     /// `start..end` of one axis of `x`.
     pub fn slice(&mut self, x: Operand, axis: i64, start: i64, end: i64) -> Operand {
         self.slice_axes(x, &[(axis, start, end)])

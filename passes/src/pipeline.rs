@@ -20,9 +20,9 @@ use crate::passes::{
     inline_functions, join_products, merge_bias_into_convolution, merge_casts, merge_reshapes,
     merge_reshapes_across_softmax, merge_reshapes_across_transpose, merge_transposes,
     merge_transposes_across_concat, merge_transposes_across_reshape, narrow_bands,
-    narrow_convolutions, narrow_to_used_rows, order_operands, share_attention_mask,
-    simplify_truth_values, sink_expands, sink_reshapes, sink_widening_casts,
-    split_heads_from_batch, widen_convolutions,
+    narrow_convolutions, narrow_to_diagonal, narrow_to_used_rows, order_operands,
+    reassociate_products, share_attention_mask, simplify_truth_values, sink_expands, sink_reshapes,
+    sink_widening_casts, split_heads_from_batch, widen_convolutions,
 };
 use crate::{Changed, DimBinding, InputShape, MissAt, Note, PROVENANCE, Pass, PassCx, PassError};
 
@@ -86,7 +86,9 @@ pub static PASSES: &[&dyn Pass] = &[
     &eliminate_common_subexpressions::EliminateCommonSubexpressions,
     &narrow_to_used_rows::NarrowToUsedRows,
     &narrow_bands::NarrowBands,
+    &narrow_to_diagonal::NarrowToDiagonal,
     &narrow_convolutions::NarrowConvolutions,
+    &reassociate_products::ReassociateProducts,
     &fuse_skew::FuseSkew,
     &fuse_residual::FuseResidual,
     &canonicalise_reshapes::CanonicaliseReshapes,
@@ -120,8 +122,8 @@ pub const PORTABLE_ONLY: &[&str] = &[
 /// Passes that wait until those before them find nothing more, stage by stage: what they do for one place hides that it is
 /// like the others.
 const LATE: &[&[&str]] = &[
-    &["narrow-bands", "narrow-convolutions", "narrow-to-used-rows"],
-    &["fuse-skew", "fuse-residual", "canonicalise-reshapes"],
+    &["narrow-bands", "narrow-convolutions", "narrow-to-diagonal", "narrow-to-used-rows"],
+    &["reassociate-products", "fuse-skew", "fuse-residual", "canonicalise-reshapes"],
 ];
 
 /// The stage in which a pass begins to run.

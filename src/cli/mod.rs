@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand, each with its arguments and its `run`.
 
 mod atc;
+mod bench;
 mod completions;
 mod optimize;
 mod output;
@@ -48,6 +49,7 @@ struct Cli {
 enum Command {
     Optimize(optimize::Args),
     Verify(verify::Args),
+    Bench(bench::Args),
     Print(print::Args),
     Passes(passes::Args),
     Atc(atc::Args),
@@ -73,6 +75,7 @@ pub fn main() -> ExitCode {
     let verdict = match cli.command {
         Command::Optimize(args) => optimize::run(&args, &out),
         Command::Verify(args) => verify::run(&args, &out),
+        Command::Bench(args) => bench::run(&args, &out),
         Command::Print(args) => print::run(&args, &out),
         Command::Passes(args) => passes::run(&args, &out),
         Command::Atc(args) => atc::run(&args),

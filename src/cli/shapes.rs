@@ -1,7 +1,9 @@
 //! The flags that say shapes, shared by commands.
 
-use anyhow::{Context as _, Result};
-use onnxfix_passes::{Options, ShapeError, parse_dim, parse_input_shapes};
+use anyhow::{Context as _, Result, bail};
+use onnxfix_passes::{DimBinding, InputShape, Options, ShapeError, parse_dim, parse_input_shapes};
+
+use crate::verify::Subject;
 
 /// Shapes of inputs.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -38,5 +40,39 @@ impl Shapes {
             self.dim.iter().map(|d| parse_dim(d)).collect::<Result<_, _>>().context("--dim")?;
         options.keep_dims.clone_from(&self.keep_dim);
         Ok(())
+    }
+
+    /// Reads the flags for a command that runs these models. Every symbol that the user names must be a dimension of an
+    /// input, and models run with numbers.
+    ///
+    /// # Errors
+    /// Names the flag that is wrong.
+    pub(crate) fn numbers<'m>(
+        &self,
+        command: &str,
+        models: impl IntoIterator<Item = &'m Subject> + Clone,
+    ) -> Result<(Vec<InputShape>, Vec<DimBinding>)> {
+        let mut given = Options::default();
+        self.apply(&mut given)?;
+        if let Some(symbol) = given.keep_dims.first() {
+            bail!(
+                "--keep-dim {symbol}: {command} runs the models, so every dimension is a number; use --dim {symbol}=N"
+            );
+        }
+        let has = |s: &Subject, symbol: &str| {
+            let mut shapes =
+                s.model[s.model.root()].inputs().iter().filter_map(|&v| s.model[v].shape());
+            shapes.any(|shape| {
+                shape.0.iter().any(|d| d.symbols().iter().any(|name| name.as_str() == symbol))
+            })
+        };
+        let unknown =
+            |d: &&DimBinding| !models.clone().into_iter().any(|model| has(model, &d.symbol));
+        match given.dims.iter().find(unknown) {
+            Some(unknown) => {
+                bail!("--dim {}: no model has an input with that dimension", unknown.symbol)
+            }
+            None => Ok((given.shapes, given.dims)),
+        }
     }
 }

@@ -61,18 +61,14 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
         atol: args.atol,
         ..Options::default()
     };
-    let mut given = onnxfix_passes::Options::default();
-    args.shapes.apply(&mut given)?;
-    options.shapes = given.shapes;
-    options.dims = given.dims;
     check_tolerances(&options)?;
 
-    let after = subject(&after)?;
+    let after = subject(&after, "verify")?;
     let before = match &args.against {
-        Some(path) => subject(path)?,
+        Some(path) => subject(path, "verify")?,
         None => recorded_source(&after)?,
     };
-    check_symbols(&options, &given.keep_dims, [&before, &after])?;
+    (options.shapes, options.dims) = args.shapes.numbers("verify", [&before, &after])?;
     let report = judge(&before, &after, &options, out)?;
     if args.json {
         out.json(&report)?;
@@ -84,35 +80,13 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
 
 /// Compares the model at `after` with the one at `before`, for other commands.
 pub(crate) fn compare(after: &Path, before: &Path, out: &Output) -> Result<Report> {
-    judge(&subject(before)?, &subject(after)?, &Options::default(), out)
+    judge(&subject(before, "verify")?, &subject(after, "verify")?, &Options::default(), out)
 }
 
 fn judge(before: &Subject, after: &Subject, options: &Options, out: &Output) -> Result<Report> {
     let progress = Progress::start(out, "compare");
     verify(before, after, options, &|step: Step| progress.step(step.to_string()))
         .with_context(|| format!("verify {}", after.name))
-}
-
-/// Every symbol that the user names must be a dimension of an input, and both models run with numbers.
-fn check_symbols(options: &Options, kept: &[String], models: [&Subject; 2]) -> Result<()> {
-    if let Some(symbol) = kept.first() {
-        bail!(
-            "--keep-dim {symbol}: verify runs both models, so every dimension is a number; use --dim {symbol}=N"
-        );
-    }
-    let has = |s: &Subject, symbol: &str| {
-        let mut shapes =
-            s.model[s.model.root()].inputs().iter().filter_map(|&v| s.model[v].shape());
-        shapes.any(|shape| {
-            shape.0.iter().any(|d| d.symbols().iter().any(|name| name.as_str() == symbol))
-        })
-    };
-    match options.dims.iter().find(|d| !models.iter().any(|s| has(s, &d.symbol))) {
-        Some(unknown) => {
-            bail!("--dim {}: neither model has an input with that dimension", unknown.symbol)
-        }
-        None => Ok(()),
-    }
 }
 
 fn check_tolerances(options: &Options) -> Result<()> {
@@ -124,9 +98,10 @@ fn check_tolerances(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn subject(path: &Path) -> Result<Subject> {
+/// Reads a model to run.
+pub(super) fn subject(path: &Path, command: &'static str) -> Result<Subject> {
     let options = LoadOptions { drop_unknown: true, ..LoadOptions::default() };
-    let input = read(path, &options).context("verify")?;
+    let input = read(path, &options).context(command)?;
     let file = (!is_text(path)).then(|| path.to_path_buf());
     Ok(Subject { name: path.display().to_string(), model: input.model, file })
 }
@@ -159,5 +134,5 @@ fn recorded_source(after: &Subject) -> Result<Subject> {
             path.display()
         );
     }
-    subject(&path)
+    subject(&path, "verify")
 }

@@ -156,24 +156,29 @@ pub enum VerifyError {
         #[source]
         source: EngineError,
     },
+    /// The inputs are not known well enough, or not what the user says.
+    #[error(transparent)]
+    Input(#[from] InputError),
+}
+
+/// Why it is not known what to run models with.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InputError {
     /// A model declares no type or no rank for an input.
-    #[error(
-        "not verified: input {name:?} has no declared {what}; give one with --input-shape {name:?}:DIMS"
-    )]
+    #[error("input {name:?} has no declared {what}; give one with --input-shape {name:?}:DIMS")]
     Undeclared {
         /// The input.
         name: String,
         /// What is not declared.
         what: &'static str,
     },
-    /// The user's shape contradicts the optimized model's.
-    #[error(
-        "not verified: input {name:?} is {declared} in the optimized model, which {given} contradicts"
-    )]
+    /// The user's shape contradicts the model's.
+    #[error("input {name:?} is {declared} in the model, which {given} contradicts")]
     Shape {
         /// The input.
         name: String,
-        /// What the optimized model declares.
+        /// What the model declares.
         declared: String,
         /// What the user gave.
         given: String,
@@ -240,6 +245,45 @@ pub fn verify(
     }
     report.outputs = outputs;
     Ok(report.finish())
+}
+
+/// A model ready to run on one sample that means something.
+pub(crate) struct Loaded {
+    runner: Runner,
+    sample: Sample,
+    /// Dimensions of the first input.
+    pub(crate) dims: Vec<i64>,
+    /// What the user should know about how it runs.
+    pub(crate) notes: Vec<String>,
+}
+
+/// Why a model is not ready.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoadError {
+    #[error(transparent)]
+    Input(#[from] InputError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+impl Loaded {
+    /// Prepares a model for the shapes of `options`, and a sample of its seed.
+    pub(crate) fn new(subject: &Subject, options: &Options) -> Result<Loaded, LoadError> {
+        let model = &subject.model;
+        let (dims, mut notes) = shapes::resolve(model, model, options)?;
+        let inputs = roles::analyse(model);
+        let mut samples = samples::generate(&inputs, &dims, 1, options.seed);
+        let (runner, note) = Runner::new(subject, &dims, &[], Lowering::Kernels)?;
+        notes.extend(note);
+        // There is always one, of right-padded sequences where there is padding.
+        let sample = samples.swap_remove(0);
+        Ok(Loaded { runner, sample, dims: dims.into_iter().next().unwrap_or_default(), notes })
+    }
+
+    /// The outputs.
+    pub(crate) fn run(&self) -> Result<Vec<Tensor>, EngineError> {
+        self.runner.run(&self.sample)
+    }
 }
 
 struct Context<'a> {

@@ -2,7 +2,7 @@
 
 use onnxfix_ir::{Dim, Model};
 
-use super::{Options, VerifyError, interface};
+use super::{InputError, Options, interface};
 
 /// Batch for models that leave it open. Two, so that a mix-up of sequences shows.
 const BATCH: i64 = 2;
@@ -14,23 +14,23 @@ pub(super) fn resolve(
     before: &Model,
     after: &Model,
     options: &Options,
-) -> Result<(Vec<Vec<i64>>, Vec<String>), VerifyError> {
+) -> Result<(Vec<Vec<i64>>, Vec<String>), InputError> {
     let pairs = interface::same_inputs(before, after).unwrap_or_default();
     let exists = |name: &str| pairs.iter().any(|&(b, _)| before[b].name() == name);
     if let Some(shape) = options.shapes.iter().find(|s| !exists(&s.name)) {
-        return Err(VerifyError::NoInput(shape.name.clone()));
+        return Err(InputError::NoInput(shape.name.clone()));
     }
     let (mut all, mut notes) = (Vec::new(), Vec::new());
     for (b, a) in pairs {
         let name = before[b].name().to_string();
         if before[b].dtype().is_none() || after[a].dtype().is_none() {
-            return Err(VerifyError::Undeclared { name, what: "type" });
+            return Err(InputError::Undeclared { name, what: "type" });
         }
         let given = options.shapes.iter().find(|s| s.name == name).map(|s| &s.dims);
         let declared = match (after[a].shape().or(before[b].shape()), given) {
             (Some(shape), _) => shape.clone(),
             (None, Some(given)) => onnxfix_ir::Shape::unknown(given.len()),
-            (None, None) => return Err(VerifyError::Undeclared { name, what: "rank" }),
+            (None, None) => return Err(InputError::Undeclared { name, what: "rank" }),
         };
         let contradicts = |given: &Vec<i64>| {
             given.len() != declared.rank()
@@ -38,7 +38,7 @@ pub(super) fn resolve(
         };
         if let Some(given) = given.filter(|g| contradicts(g)) {
             let (declared, given) = (declared.to_string(), format!("{given:?}"));
-            return Err(VerifyError::Shape { name, declared, given });
+            return Err(InputError::Shape { name, declared, given });
         }
         let of_source = before[b].shape().filter(|s| s.rank() == declared.rank());
         let mut dims = Vec::with_capacity(declared.rank());

@@ -94,7 +94,7 @@ impl Rewrite for DecomposeGatherElements {
             patch.node("MatMul", &[other, table])
         };
         let skewed = skew(&mut patch, product, &front, rows, columns);
-        let result = if last { skewed } else { transposed(&mut patch, skewed, front.len() + 2) };
+        let result = if last { skewed } else { patch.swap_last(skewed, front.len() + 2) };
         let viewed = front[..] != to[..rank - 2];
         let result = if viewed { patch.reshape(result, &to) } else { result };
         patch.replace(y, result);
@@ -190,13 +190,7 @@ fn turned(patch: &mut Patch, m: &Model, x: Operand, like: ValueId) -> Result<Ope
     if rank < 2 {
         return unmet("an operand of the MatMul is a vector");
     }
-    Ok(transposed(patch, x, rank))
-}
-
-fn transposed(patch: &mut Patch, x: Operand, rank: usize) -> Operand {
-    let mut perm: Vec<i64> = (0..rank as i64).collect();
-    perm.swap(rank - 2, rank - 1);
-    patch.transpose(x, &perm)
+    Ok(patch.swap_last(x, rank))
 }
 
 #[cfg(test)]

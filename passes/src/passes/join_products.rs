@@ -3,7 +3,7 @@
 use onnxfix_ir::{Model, NodeId, ValueId};
 
 use crate::matching::{
-    Dims, dims, dims_of_elements, input, is_reshape, output, perm, producer, used_once,
+    Dims, Projection, dims, dims_of_elements, input, is_reshape, output, perm, producer, used_once,
 };
 use crate::{Miss, Operand, Patch, Rewrite, declare_pass, unmet};
 
@@ -165,56 +165,6 @@ impl Heads {
             return unmet("the projections are of different values");
         }
         Ok(())
-    }
-}
-
-/// `x · matrix + bias`, the matrix and the bias constant.
-struct Projection {
-    x: ValueId,
-    matrix: ValueId,
-    bias: Option<ValueId>,
-    gemm: bool,
-}
-
-impl Projection {
-    fn of(m: &Model, value: ValueId) -> Result<Projection, Miss> {
-        let node = m.producer(value).ok_or(Miss::NoMatch)?;
-        let attr = |name: &str, default: f32| {
-            m[node].attrs.float(name).unwrap_or(default).to_bits() == default.to_bits()
-        };
-        let plain = ["transA", "transB"].iter().all(|&t| m[node].attrs.int(t).unwrap_or(0) == 0);
-        let projection = if m[node].op().is("Gemm") {
-            if !plain || !attr("alpha", 1.0) || !attr("beta", 1.0) {
-                return unmet("a Gemm transposes or scales");
-            }
-            let bias = m[node].input(2);
-            Projection { x: input(m, node, 0)?, matrix: input(m, node, 1)?, bias, gemm: true }
-        } else if m[node].op().is("Add") {
-            let (a, b) = (input(m, node, 0)?, input(m, node, 1)?);
-            let (product, bias) = if m.constant(b).is_some() { (a, b) } else { (b, a) };
-            let matmul = producer(m, product, "MatMul")?;
-            if !used_once(m, product) {
-                return unmet("something else reads a product or a projection");
-            }
-            let (x, matrix) = (input(m, matmul, 0)?, input(m, matmul, 1)?);
-            Projection { x, matrix, bias: Some(bias), gemm: false }
-        } else if m[node].op().is("MatMul") {
-            let (x, matrix) = (input(m, node, 0)?, input(m, node, 1)?);
-            Projection { x, matrix, bias: None, gemm: false }
-        } else {
-            return Err(Miss::NoMatch);
-        };
-        let Some(matrix) = m.constant(projection.matrix).map(|t| &t.dims) else {
-            return unmet("a projection's matrix is not constant");
-        };
-        let [_, width] = matrix.as_slice() else {
-            return unmet("a projection's matrix has batches");
-        };
-        let one_each = |v: ValueId| m.constant(v).is_some_and(|t| t.dims == [*width]);
-        if projection.bias.is_some_and(|bias| !one_each(bias)) {
-            return unmet("a projection's bias is not one constant per column");
-        }
-        Ok(projection)
     }
 }
 

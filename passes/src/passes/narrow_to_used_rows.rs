@@ -289,19 +289,23 @@ impl Narrow<'_> {
             if outer == before(to, axis) && from[j] == all {
                 return Ok(take(patch, x.into(), &self.part, j));
             }
-            // The axis is joined from two: one entry of the second, of every entry of the first.
-            if let Some(&inner) = from.get(j + 1)
+            // The axis is joined from two, perhaps with axes of length 1 between them: one entry of the second, of every
+            // entry of the first.
+            let next = (j + 1..from.len()).find(|&k| from[k] != 1);
+            if let Some(next) = next
                 && outer == before(to, axis)
-                && from[j] * inner == all
+                && from[j] * from[next] == all
             {
+                let inner = from[next];
+                let next = next as i64;
                 if step == inner && start < inner && len == from[j] {
-                    return Ok(patch.slice(x.into(), j as i64 + 1, start, start + 1));
+                    return Ok(patch.slice(x.into(), next, start, start + 1));
                 }
                 // Or a piece of one entry of the first.
                 if step == 1 && start / inner == (start + len - 1) / inner {
                     let row = patch.slice(x.into(), j as i64, start / inner, start / inner + 1);
                     let at = start % inner;
-                    return Ok(patch.slice(row, j as i64 + 1, at, at + len));
+                    return Ok(patch.slice(row, next, at, at + len));
                 }
             }
             // The axis is split off: the second of two,
@@ -419,6 +423,13 @@ mod tests {
             ),
             (
                 "float[2,3,4] a",
+                ", int64[2] s = {6, 4}, int64[1] five = {5}, int64[1] three = {3}",
+                "2,4",
+                "x = Reshape (a, s)  y = Slice (x, one, five, zero, three)",
+                "y = Reshape (y_Slice, y_const",
+            ),
+            (
+                "float[2,1,3,4] a",
                 ", int64[2] s = {6, 4}, int64[1] five = {5}, int64[1] three = {3}",
                 "2,4",
                 "x = Reshape (a, s)  y = Slice (x, one, five, zero, three)",

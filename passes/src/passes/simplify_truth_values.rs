@@ -34,8 +34,8 @@ declare_pass! {
     ///
     /// ## Applies when
     /// - A Cast to bool reads a product of integers that cannot overflow: it is true where both are.
-    /// - It reads a number minus an integer: it is true where they differ. A Cast to uint8 between the two, or before,
-    ///   does not matter where the integer is a uint8 and the number 0 or 1.
+    /// - It reads a number minus an integer: it is true where they differ. A Cast to uint8 between the two does not
+    ///   matter where the integer is a uint8 and the number 0 or 1.
     /// - It reads a Reshape, which can as well come behind it.
     /// - A comparison of an int32, cast to int64, with one number that int32 holds.
     ///
@@ -87,25 +87,32 @@ impl Rewrite for SimplifyTruthValues {
         let difference =
             wrapped.ok().filter(|_| m[x].dtype() == Some(DataType::Uint8)).unwrap_or(x);
         let sub = producer(m, difference, "Sub")?;
-        let (number, x) = (input(m, sub, 0)?, input(m, sub, 1)?);
+        let (number, subtrahend) = (input(m, sub, 0)?, input(m, sub, 1)?);
         if !dtype(m, difference)?.is_integer() {
             return Err(Miss::NoMatch);
         }
-        let number = uniform(m, number).ok_or(Miss::NoMatch)?;
-        let narrow = producer(m, x, "Cast").and_then(|cast| input(m, cast, 0));
-        let byte = narrow.ok().filter(|&v| m[v].dtype() == Some(DataType::Uint8));
-        // From 0 or 1 less than 256 is taken, so that only 0 becomes 0 again.
-        let (Some(x), Some(number)) =
-            (byte, [0_u8, 1].into_iter().find(|&n| f64::from(n).to_bits() == number.to_bits()))
-        else {
-            return unmet("the difference may wrap around");
+        let uniform = uniform(m, number).ok_or(Miss::NoMatch)?;
+        let (compared, number): (ValueId, Operand) = if difference == x {
+            // Whatever wraps around, only equal integers differ by 0.
+            (subtrahend, number.into())
+        } else {
+            let narrow = producer(m, subtrahend, "Cast").and_then(|cast| input(m, cast, 0));
+            let byte = narrow.ok().filter(|&v| m[v].dtype() == Some(DataType::Uint8));
+            // From 0 or 1 less than 256 is taken, so that only 0 becomes 0 again.
+            let small =
+                [0_u8, 1].into_iter().find(|&n| f64::from(n).to_bits() == uniform.to_bits());
+            let (Some(byte), Some(small), Some(dims)) = (byte, small, m[number].dims()) else {
+                return unmet("the difference may wrap around");
+            };
+            let len = usize::try_from(dims.iter().product::<i64>()).map_err(|_| Miss::NoMatch)?;
+            (byte, patch.constant(Tensor::new(&dims, vec![small; len])))
         };
-        // Equal takes bytes since opset 11.
-        if m.opset(m[root].graph(), "").is_none_or(|version| version < 11) {
+        // Equal takes all integers since opset 11.
+        let old = !matches!(dtype(m, compared)?, DataType::Int32 | DataType::Int64);
+        if old && m.opset(m[root].graph(), "").is_none_or(|version| version < 11) {
             return unmet("the opset is older than 11");
         }
-        let number = patch.constant(Tensor::scalar(number));
-        let equal = patch.node("Equal", &[x.into(), number]);
+        let equal = patch.node("Equal", &[compared.into(), number]);
         let differs = patch.node("Not", &[equal]);
         patch.replace(y, differs);
         Ok(patch)
@@ -186,6 +193,19 @@ g (uint8[2] x) => (bool[2] y) <int64 one = {1}> {
     }
 
     #[test]
+    fn a_difference_of_integers_is_0_where_they_are_equal() {
+        assert_snapshot!(rewritten(&SimplifyTruthValues, "
+g (int64[1] x) => (bool[2] y) <int64[2] one = {1, 1}> { left = Sub (one, x)  y = Cast <to = 9> (left) }"), @r"
+        g (int64[1] x) => (bool[2] y) <
+           int64[2] one = {1, 1}
+        > {
+           y_Equal = Equal (x, one)
+           y = Not (y_Equal)
+        }
+        ");
+    }
+
+    #[test]
     fn int32_is_compared_as_int32() {
         assert_snapshot!(rewritten(&SimplifyTruthValues, "
 g (int32[2] x) => (bool[2] y) <int64 pad = {0}> { wide = Cast <to = 7> (x)  y = Equal (wide, pad) }"), @r"
@@ -215,7 +235,11 @@ g (int32[2] x) => (bool[1,2] y) <int64[1] axes = {0}> { r = Unsqueeze (x, axes) 
     fn look_alikes_stay() {
         for (inputs, nodes, why) in [
             ("int32[2] a, int32[2] b", "p = Mul (a, b)  y = Cast <to = 9> (p)", "may overflow"),
-            ("int64[2] a", "d = Sub (one, a)  y = Cast <to = 9> (d)", "may wrap around"),
+            (
+                "int64[2] a",
+                "d = Sub (one, a)  b = Cast <to = 2> (d)  y = Cast <to = 9> (b)",
+                "may wrap around",
+            ),
             ("int32[2] a", "w = Cast <to = 7> (a)  y = Equal (w, huge)", "int32 does not hold"),
         ] {
             check_skip(

@@ -1,0 +1,288 @@
+//! How long models take on the CPU, one beside the other.
+//!
+//! All models are loaded first and then run in turn, round after round, so that a busy moment of the machine hits all of
+//! them; what one takes relative to another is the median over the rounds of the ratio. Each runs on one core, as the
+//! [engine](crate::engine) does.
+
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use onnxfix_ir::Tensor;
+use serde::Serialize;
+
+use crate::engine::EngineError;
+use crate::verify::{LoadError, Loaded, Options as Inputs, Subject};
+
+/// How often to run, on what.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Runs of each model that count.
+    pub runs: usize,
+    /// Runs of each model before those that count.
+    pub warmups: usize,
+    /// Shapes and numbers for what the models leave open, and the seed of the inputs.
+    pub inputs: Inputs,
+}
+
+/// What was measured.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// What ran the models.
+    pub engine: &'static str,
+    /// Cores that a model ran on.
+    pub cores: usize,
+    /// Runs of each model before those that count.
+    pub warmups: usize,
+    /// The models, in the order in which they were given.
+    pub models: Vec<Timing>,
+    /// What else there is to know.
+    pub notes: Vec<String>,
+}
+
+/// The times of one model.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Timing {
+    /// The model.
+    pub model: String,
+    /// Sequences, or samples, of a run: the first dimension of its inputs.
+    pub batch: i64,
+    /// The first input's dimensions.
+    pub dims: Vec<i64>,
+    /// Seconds until it was ready to run.
+    pub load: f64,
+    /// Seconds of each run.
+    pub seconds: Vec<f64>,
+    /// Median of the runs, in seconds.
+    pub median: f64,
+    /// The fastest run, in seconds.
+    pub fastest: f64,
+    /// Time of the run that 99 % are not slower than, in seconds.
+    pub p99: f64,
+    /// Samples per second at the median.
+    pub fps: f64,
+    /// Median over the rounds of the time relative to the first model's.
+    pub ratio: f64,
+    /// How far the outputs are from the first model's, at most, relative to their spread; none where they differ in
+    /// number or shape.
+    pub difference: Option<f64>,
+}
+
+/// What is going on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// A model is made ready: its position, and of how many.
+    Load(usize, usize),
+    /// Round, and of how many.
+    Round(usize, usize),
+}
+
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Step::Load(at, all) => write!(f, "load model {at} of {all}"),
+            Step::Round(at, all) => write!(f, "round {at} of {all}"),
+        }
+    }
+}
+
+/// Why nothing was measured: the model, and what is wrong with it.
+#[derive(Debug, thiserror::Error)]
+#[error("{name}")]
+pub struct BenchError {
+    name: String,
+    source: LoadError,
+}
+
+/// Times the models.
+///
+/// # Errors
+/// When one of them cannot be run on the CPU.
+pub fn bench(
+    models: &[Subject],
+    options: &Options,
+    progress: &dyn Fn(Step),
+) -> Result<Report, BenchError> {
+    let (mut loaded, mut notes) = (Vec::with_capacity(models.len()), Vec::new());
+    for (i, model) in models.iter().enumerate() {
+        progress(Step::Load(i + 1, models.len()));
+        let start = Instant::now();
+        let one = Loaded::new(model, &options.inputs)
+            .map_err(|source| BenchError { name: model.name.clone(), source })?;
+        let new = one.notes.iter().filter(|note| !notes.contains(*note)).cloned();
+        notes.extend(new.collect::<Vec<String>>());
+        loaded.push((one, start.elapsed()));
+    }
+    let of_first = loaded[..].first().map(|(one, _)| one.dims.clone()).unwrap_or_default();
+    let others = loaded.iter().zip(models).filter(|((one, _), _)| one.dims != of_first);
+    notes.extend(others.map(|(_, model)| {
+        format!(
+            "{} has inputs of another size than the first model: their times do not compare",
+            model.name
+        )
+    }));
+    let mut times: Vec<Vec<f64>> = vec![Vec::with_capacity(options.runs); models.len()];
+    let mut outputs: Vec<Vec<Tensor>> = Vec::new();
+    let rounds = options.warmups + options.runs;
+    for round in 0..rounds {
+        progress(Step::Round(round + 1, rounds));
+        for (at, (one, _)) in loaded.iter().enumerate() {
+            let start = Instant::now();
+            let outcome = one.run();
+            let time = start.elapsed().as_secs_f64();
+            let failed =
+                |e: EngineError| BenchError { name: models[at].name.clone(), source: e.into() };
+            let outcome = outcome.map_err(failed)?;
+            if round == 0 {
+                outputs.push(outcome);
+            }
+            if round >= options.warmups {
+                times[at].push(time);
+            }
+        }
+    }
+    let timings = loaded.iter().zip(models).zip(&times).zip(&outputs);
+    let timings = timings.map(|((((one, load), model), seconds), output)| {
+        let ratios: Vec<f64> = seconds.iter().zip(&times[0]).map(|(a, b)| a / b).collect();
+        let same = one.dims == of_first;
+        let difference = difference(&outputs[0], output).filter(|_| same);
+        let facts = (model.name.clone(), &one.dims[..], *load);
+        Timing::new(facts, seconds.clone(), quantile(&ratios, 0.5), difference)
+    });
+    Ok(Report {
+        engine: "tract",
+        cores: 1,
+        warmups: options.warmups,
+        models: timings.collect(),
+        notes,
+    })
+}
+
+impl Timing {
+    fn new(
+        (model, dims, load): (String, &[i64], Duration),
+        seconds: Vec<f64>,
+        ratio: f64,
+        difference: Option<f64>,
+    ) -> Timing {
+        let (batch, median) = (dims.first().copied().unwrap_or(1), quantile(&seconds, 0.5));
+        Timing {
+            model,
+            batch,
+            dims: dims.to_vec(),
+            load: load.as_secs_f64(),
+            median,
+            fastest: quantile(&seconds, 0.0),
+            p99: quantile(&seconds, 0.99),
+            fps: batch as f64 / median,
+            seconds,
+            ratio,
+            difference,
+        }
+    }
+}
+
+impl Report {
+    /// The table for people.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let head =
+            ["model", "input", "load", "median", "fastest", "p99", "fps", "to first", "differs by"];
+        let mut rows: Vec<[String; 9]> = vec![head.map(str::to_owned)];
+        for (at, t) in self.models.iter().enumerate() {
+            let dims: Vec<String> = t.dims.iter().map(ToString::to_string).collect();
+            let difference = match t.difference {
+                _ if at == 0 => "–".to_owned(),
+                Some(share) => format!("{share:.1e}"),
+                None => "other outputs".to_owned(),
+            };
+            rows.push([
+                t.model.clone(),
+                dims.join("×"),
+                milliseconds(t.load),
+                milliseconds(t.median),
+                milliseconds(t.fastest),
+                milliseconds(t.p99),
+                format!("{:.2}", t.fps),
+                format!("{:.2}", t.ratio),
+                difference,
+            ]);
+        }
+        let width =
+            |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..head.len()).map(width).collect();
+        let mut text = String::new();
+        for row in &rows {
+            let cells = row.iter().zip(&widths).enumerate();
+            let cells = cells.map(|(column, (cell, &width))| match column {
+                0 => format!("{cell:<width$}"),
+                _ => format!("{cell:>width$}"),
+            });
+            let _ = writeln!(text, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
+        }
+        let runs = self.models.first().map_or(0, |t| t.seconds.len());
+        let _ = writeln!(
+            text,
+            "{} on {} core, {runs} runs of each in turn after {} to warm up",
+            self.engine, self.cores, self.warmups
+        );
+        text
+    }
+}
+
+fn milliseconds(seconds: f64) -> String {
+    format!("{:.1} ms", seconds * 1e3)
+}
+
+/// The number that this share of the numbers, of which there is one at least, is not above.
+fn quantile(numbers: &[f64], share: f64) -> f64 {
+    let mut sorted = numbers.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    // The median of an even number of runs lies between two.
+    if (share - 0.5).abs() < f64::EPSILON && sorted.len() % 2 == 0 && middle > 0 {
+        return f64::midpoint(sorted[middle - 1], sorted[middle]);
+    }
+    let at = (share * (sorted.len() - 1) as f64).ceil() as usize;
+    sorted.get(at).copied().unwrap_or(f64::NAN)
+}
+
+/// How far outputs are from others, relative to the spread of those.
+fn difference(want: &[Tensor], have: &[Tensor]) -> Option<f64> {
+    if want.len() != have.len() {
+        return None;
+    }
+    let mut worst = 0.0_f64;
+    for (want, have) in want.iter().zip(have) {
+        if want.dims != have.dims {
+            return None;
+        }
+        let (want, have) = (want.to_floats()?, have.to_floats()?);
+        let (low, high) = want
+            .iter()
+            .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), &x| (low.min(x), high.max(x)));
+        let spread = (high - low).max(f64::MIN_POSITIVE);
+        let most = want.iter().zip(&have).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        worst = worst.max(if most == 0.0 { 0.0 } else { most / spread });
+    }
+    Some(worst)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_of_the_sorted_numbers() {
+        assert!((quantile(&[3.0, 1.0, 2.0], 0.5) - 2.0).abs() < 1e-12);
+        assert!((quantile(&[4.0, 1.0, 2.0, 3.0], 0.5) - 2.5).abs() < 1e-12);
+        assert!((quantile(&[4.0, 1.0, 2.0, 3.0], 0.99) - 4.0).abs() < 1e-12);
+        assert!((quantile(&[5.0], 0.5) - 5.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn outputs_of_other_shapes_have_no_difference() {
+        let of = |numbers: &[f32]| vec![Tensor::new(&[numbers.len() as i64], numbers.to_vec())];
+        assert_eq!(difference(&of(&[1.0, 3.0]), &of(&[1.0, 3.5])), Some(0.25));
+        assert_eq!(difference(&of(&[1.0, 3.0]), &of(&[1.0])), None);
+    }
+}
