@@ -289,6 +289,24 @@ fn json_is_one_document() {
 }
 
 #[test]
+fn models_are_timed_in_turn() {
+    let folder = deberta();
+    folder.run("optimize model.onnx -o model.opt.onnx -q").exits(0);
+    let report = folder.run("bench model.onnx model.opt.onnx --loop 3 --json").exits(0).json();
+    let (first, second) = (&report["models"][0], &report["models"][1]);
+    assert_eq!(second["seconds"].as_array().map(Vec::len), Some(3));
+    assert_eq!((&first["ratio"], &first["difference"]), (&1.0.into(), &0.0.into()));
+    assert!(second["difference"].as_f64().is_some_and(|share| share < 1e-5), "{second}");
+    let small = small();
+    let table = small.run("bench small.onnxtxt --dim batch=4 --loop 1 --warmup-count 0").exits(0);
+    assert!(table.out.contains("small.onnxtxt    4×6"), "{}", table.out);
+    small
+        .run("bench small.onnxtxt --dim seq=4")
+        .exits(2)
+        .says(&["no model has an input with that dimension"]);
+}
+
+#[test]
 fn passes_are_listed_and_explained() {
     let folder = Folder::new();
     let list = folder.run("passes").exits(0).out;

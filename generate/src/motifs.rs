@@ -10,7 +10,7 @@ use crate::{bodies, ops};
 
 /// One of them, on values that are there.
 pub(crate) fn any(b: &mut Builder<'_, '_>) {
-    let _made = match b.c.below(33) {
+    let _made = match b.c.below(35) {
         1 | 2 => nothing(b),
         3 => again(b),
         4 => unfold(b),
@@ -38,6 +38,8 @@ pub(crate) fn any(b: &mut Builder<'_, '_>) {
         27 => row_of_band(b),
         28 => biased_convolution(b),
         29 if b.c.chance(50) => negated(b),
+        30 => few_rows(b),
+        31 => diagonal(b),
         29 => turned_for_convolution(b),
         _ => chain(b),
     };
@@ -799,6 +801,60 @@ fn joined_heads(b: &mut Builder<'_, '_>) -> Option<ValueId> {
         parts.push(Some(y));
     }
     b.add("Concat", &parts, vec![("axis", if transposed { 2 } else { 1 }.into())])
+}
+
+/// A few rows of probabilities, or queries, with the heads of a projection of all tokens.
+fn few_rows(b: &mut Builder<'_, '_>) -> Option<ValueId> {
+    let (samples, heads, rows) = (b.c.between(1, 2), b.c.between(1, 2), b.c.between(1, 2));
+    let (tokens, channels, width) = (b.c.between(2, 5), b.c.between(1, 2), b.c.between(2, 4));
+    let x = tame(b, &[samples * tokens, channels]);
+    let weights = data::random(b.c, DataType::Float, &[channels, heads * width], true);
+    let weights = b.constant(weights);
+    let mut y = b.add("MatMul", &[Some(x), Some(weights)], vec![])?;
+    if b.c.chance(60) {
+        let bias = data::random(b.c, DataType::Float, &[heads * width], true);
+        let bias = b.constant(bias);
+        y = b.add("Add", &[Some(y), Some(bias)], vec![])?;
+    }
+    let shape = b.ints(&[samples, tokens, heads, width]);
+    let y = b.add("Reshape", &[Some(y), Some(shape)], vec![])?;
+    let is_values = b.c.chance(50);
+    let perm = if is_values { vec![0, 2, 1, 3] } else { vec![0, 2, 3, 1] };
+    let y = b.add("Transpose", &[Some(y)], vec![("perm", perm.into())])?;
+    let mut left = tame(b, &[samples, heads, rows, if is_values { tokens } else { width }]);
+    if is_values && b.c.chance(50) {
+        left = b.add("Softmax", &[Some(left)], vec![("axis", 3.into())])?;
+    }
+    let product = b.add("MatMul", &[Some(left), Some(y)], vec![])?;
+    if is_values || b.c.chance(30) {
+        return Some(product);
+    }
+    let mask = tame(b, &[samples, 1, 1, tokens]);
+    let masked = b.add("Add", &[Some(product), Some(mask)], vec![])?;
+    b.add("Softmax", &[Some(masked)], vec![("axis", 3.into())])
+}
+
+/// One element of each row of a product.
+fn diagonal(b: &mut Builder<'_, '_>) -> Option<ValueId> {
+    if b.opset < 10 {
+        return None;
+    }
+    let (rows, inner, columns) = (b.c.between(2, 3), b.c.between(1, 2), b.c.between(2, 5));
+    let front: Vec<i64> = if b.c.chance(50) { vec![b.c.between(1, 2)] } else { Vec::new() };
+    let with = |last: &[i64]| front.iter().chain(last).copied().collect::<Vec<i64>>();
+    let left = tame(b, &with(&[rows, inner]));
+    let table = data::random(b.c, DataType::Float, &[inner, columns], true);
+    let table = b.constant(table);
+    let product = b.add("MatMul", &[Some(left), Some(table)], vec![])?;
+    let flat = b.ints(&with(&[rows * columns]));
+    let flat = b.add("Reshape", &[Some(product), Some(flat)], vec![])?;
+    // From the left or from the right, or down one column.
+    let step = columns + b.c.between(-1, 1);
+    let start = if step < columns { columns - 1 } else { 0 };
+    let end = (start + (rows - 1) * step + 1).min(rows * columns);
+    let (start, end) = (b.ints(&[start]), b.ints(&[end]));
+    let (axis, step) = (b.ints(&[front.len() as i64]), b.ints(&[step]));
+    b.add("Slice", &[Some(flat), Some(start), Some(end), Some(axis), Some(step)], vec![])
 }
 
 /// One row of what weights become in a view with rows one shorter.

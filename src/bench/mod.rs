@@ -7,10 +7,11 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use onnxfix_ir::Tensor;
+use onnxfix_ir::{Dim, Tensor, ValueId};
+use onnxfix_passes::InputShape;
 use serde::Serialize;
 
-use crate::engine::EngineError;
+use crate::engine::{EngineError, Lowering};
 use crate::verify::{LoadError, Loaded, Options as Inputs, Subject};
 
 /// How often to run, on what.
@@ -22,6 +23,8 @@ pub struct Options {
     pub warmups: usize,
     /// Shapes and numbers for what the models leave open, and the seed of the inputs.
     pub inputs: Inputs,
+    /// How tract prepares the models.
+    pub lowering: Lowering,
 }
 
 /// What was measured.
@@ -106,7 +109,8 @@ pub fn bench(
     for (i, model) in models.iter().enumerate() {
         progress(Step::Load(i + 1, models.len()));
         let start = Instant::now();
-        let one = Loaded::new(model, &options.inputs)
+        let inputs = Inputs { shapes: shapes(model, models, options), ..options.inputs.clone() };
+        let one = Loaded::new(model, &inputs, options.lowering)
             .map_err(|source| BenchError { name: model.name.clone(), source })?;
         let new = one.notes.iter().filter(|note| !notes.contains(*note)).cloned();
         notes.extend(new.collect::<Vec<String>>());
@@ -146,15 +150,46 @@ pub fn bench(
         let same = one.dims == of_first;
         let difference = difference(&outputs[0], output).filter(|_| same);
         let facts = (model.name.clone(), &one.dims[..], *load);
-        Timing::new(facts, seconds.clone(), quantile(&ratios, 0.5), difference)
+        Timing::new(facts, seconds.clone(), percentile(&ratios, 50), difference)
     });
     Ok(Report {
-        engine: "tract",
+        engine: match options.lowering {
+            Lowering::Optimizer => "tract with its optimizer",
+            _ => "tract",
+        },
         cores: 1,
         warmups: options.warmups,
         models: timings.collect(),
         notes,
     })
+}
+
+/// The shapes that the user gives, and for inputs that a model leaves open those that another model has, so that
+/// a model runs on what the one made from it runs on.
+fn shapes(model: &Subject, models: &[Subject], options: &Options) -> Vec<InputShape> {
+    let mut shapes = options.inputs.shapes.clone();
+    let inputs = |subject: &Subject| {
+        let model = &subject.model;
+        let shape = |&v: &ValueId| Some((model[v].name().to_string(), model[v].shape()?.0.clone()));
+        model[model.root()].inputs().iter().filter_map(shape).collect::<Vec<_>>()
+    };
+    for (name, open) in inputs(model) {
+        let fits = |dims: &Vec<i64>| {
+            dims.len() == open.len()
+                && open.iter().zip(dims).all(|(d, &n)| d.fixed().is_none_or(|d| d == n))
+        };
+        let is_open = open.iter().any(|d| d.fixed().is_none());
+        if !is_open || shapes.iter().any(|s| s.name == name) || !options.inputs.dims.is_empty() {
+            continue;
+        }
+        let others = models.iter().flat_map(inputs).filter(|(other, _)| *other == name);
+        let mut fixed = others
+            .filter_map(|(_, dims)| dims.iter().map(Dim::fixed).collect::<Option<Vec<i64>>>());
+        if let Some(dims) = fixed.find(fits) {
+            shapes.push(InputShape { name, dims });
+        }
+    }
+    shapes
 }
 
 impl Timing {
@@ -164,15 +199,15 @@ impl Timing {
         ratio: f64,
         difference: Option<f64>,
     ) -> Timing {
-        let (batch, median) = (dims.first().copied().unwrap_or(1), quantile(&seconds, 0.5));
+        let (batch, median) = (dims.first().copied().unwrap_or(1), percentile(&seconds, 50));
         Timing {
             model,
             batch,
             dims: dims.to_vec(),
             load: load.as_secs_f64(),
             median,
-            fastest: quantile(&seconds, 0.0),
-            p99: quantile(&seconds, 0.99),
+            fastest: percentile(&seconds, 0),
+            p99: percentile(&seconds, 99),
             fps: batch as f64 / median,
             seconds,
             ratio,
@@ -233,17 +268,16 @@ fn milliseconds(seconds: f64) -> String {
     format!("{:.1} ms", seconds * 1e3)
 }
 
-/// The number that this share of the numbers, of which there is one at least, is not above.
-fn quantile(numbers: &[f64], share: f64) -> f64 {
+/// The number that so many of a hundred numbers, of which there is one at least, are not above. Between two for the median
+/// of an even number.
+fn percentile(numbers: &[f64], share: usize) -> f64 {
     let mut sorted = numbers.to_vec();
     sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    // The median of an even number of runs lies between two.
-    if (share - 0.5).abs() < f64::EPSILON && sorted.len() % 2 == 0 && middle > 0 {
-        return f64::midpoint(sorted[middle - 1], sorted[middle]);
+    let last = sorted.len() - 1;
+    match share {
+        50 => f64::midpoint(sorted[last / 2], sorted[last.div_ceil(2)]),
+        _ => sorted[(share * last).div_ceil(100)],
     }
-    let at = (share * (sorted.len() - 1) as f64).ceil() as usize;
-    sorted.get(at).copied().unwrap_or(f64::NAN)
 }
 
 /// How far outputs are from others, relative to the spread of those.
@@ -272,11 +306,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantiles_are_of_the_sorted_numbers() {
-        assert!((quantile(&[3.0, 1.0, 2.0], 0.5) - 2.0).abs() < 1e-12);
-        assert!((quantile(&[4.0, 1.0, 2.0, 3.0], 0.5) - 2.5).abs() < 1e-12);
-        assert!((quantile(&[4.0, 1.0, 2.0, 3.0], 0.99) - 4.0).abs() < 1e-12);
-        assert!((quantile(&[5.0], 0.5) - 5.0).abs() < 1e-12);
+    fn percentiles_are_of_the_sorted_numbers() {
+        for (numbers, share, want) in [
+            (&[3.0, 1.0, 2.0][..], 50, 2.0),
+            (&[4.0, 1.0, 2.0, 3.0], 50, 2.5),
+            (&[4.0, 1.0, 2.0, 3.0], 99, 4.0),
+            (&[4.0, 1.0, 2.0, 3.0], 0, 1.0),
+            (&[5.0], 50, 5.0),
+        ] {
+            assert!((percentile(numbers, share) - want).abs() < 1e-12, "{numbers:?} {share}");
+        }
     }
 
     #[test]

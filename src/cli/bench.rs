@@ -10,13 +10,14 @@ use super::progress::Progress;
 use super::shapes::Shapes;
 use super::verify::subject;
 use crate::bench::{Options, bench};
+use crate::engine::Lowering;
 use crate::verify;
 
 /// Time models on the CPU, one beside the other.
 ///
-/// All are loaded, then run in turn in tract, each on one core, on inputs that mean something. The times of several models
-/// are comparable although other programs keep the machine busy: each round runs every model once, and "to first" is the
-/// median over the rounds. What an NPU takes is another matter.
+/// All are loaded, then run in turn in tract, each on one core, on inputs that mean something. A model with open dimensions
+/// runs on the shapes of one without. The times of several models are comparable although other programs keep the machine
+/// busy: each round runs every model once, and "to first" is the median over the rounds. What an NPU takes is another matter.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The models, the one to compare with first.
@@ -35,6 +36,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
 
+    /// Let tract's own optimizer rewrite the models first, as programs that use tract do. It fails on some models.
+    #[arg(long)]
+    tract_optimizer: bool,
+
     #[command(flatten)]
     shapes: Shapes,
 
@@ -46,10 +51,11 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
     let models =
         args.models.iter().map(|path| subject(path, "bench")).collect::<Result<Vec<_>>>()?;
-    let (shapes, dims) = args.shapes.numbers("bench", &models)?;
+    let (shapes, dims) = args.shapes.numbers("bench", &models.iter().collect::<Vec<_>>())?;
     let options = Options {
         runs: args.runs as usize,
         warmups: args.warmups as usize,
+        lowering: if args.tract_optimizer { Lowering::Optimizer } else { Lowering::Kernels },
         inputs: verify::Options { shapes, dims, seed: args.seed, ..verify::Options::default() },
     };
     let report = {

@@ -47,10 +47,10 @@ impl Shapes {
     ///
     /// # Errors
     /// Names the flag that is wrong.
-    pub(crate) fn numbers<'m>(
+    pub(crate) fn numbers(
         &self,
         command: &str,
-        models: impl IntoIterator<Item = &'m Subject> + Clone,
+        models: &[&Subject],
     ) -> Result<(Vec<InputShape>, Vec<DimBinding>)> {
         let mut given = Options::default();
         self.apply(&mut given)?;
@@ -66,8 +66,7 @@ impl Shapes {
                 shape.0.iter().any(|d| d.symbols().iter().any(|name| name.as_str() == symbol))
             })
         };
-        let unknown =
-            |d: &&DimBinding| !models.clone().into_iter().any(|model| has(model, &d.symbol));
+        let unknown = |d: &&DimBinding| !models.iter().any(|model| has(model, &d.symbol));
         match given.dims.iter().find(unknown) {
             Some(unknown) => {
                 bail!("--dim {}: no model has an input with that dimension", unknown.symbol)

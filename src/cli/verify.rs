@@ -68,7 +68,7 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
         Some(path) => subject(path, "verify")?,
         None => recorded_source(&after)?,
     };
-    (options.shapes, options.dims) = args.shapes.numbers("verify", [&before, &after])?;
+    (options.shapes, options.dims) = args.shapes.numbers("verify", &[&before, &after])?;
     let report = judge(&before, &after, &options, out)?;
     if args.json {
         out.json(&report)?;

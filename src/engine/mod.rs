@@ -5,7 +5,7 @@
 //! tensors that go in and come out are of that crate. What is done to a model before tract sees it is little and listed
 //! in `read`: calls of the model's own functions are replaced by their bodies.
 //!
-//! tract's graph optimiser is not used. Choosing kernels ([`Lowering::Kernels`]) brings all of the speed on transformer
+//! tract's graph optimiser is not used but to measure it ([`Lowering::Optimizer`]). Choosing kernels ([`Lowering::Kernels`]) brings all of the speed on transformer
 //! models, while the rewrites before it fail on some valid graphs (a strided Slice behind a Reshape) and are one more
 //! thing that could be wrong. [`Lowering::Plain`] does not even choose kernels: slower, and a second opinion.
 
@@ -21,8 +21,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use onnxfix_ir::{DataType, Tensor};
-use tract_onnx::prelude::{DatumType, InferenceModelExt, IntoRunnable, TValue, TVec, TypedModel};
+use tract_onnx::prelude::{
+    DatumType, InferenceModelExt, IntoRunnable, TValue, TVec, Tensor as TractTensor, TypedModel,
+};
 use tract_onnx::tract_core::floats::FloatPrecisionTranslator;
+use tract_onnx::tract_core::ops::konst::Const;
 use tract_onnx::tract_core::transform::ModelTransform;
 use tract_onnx::tract_hir::internal::{InferenceFact, TractResult, TypedRunnableModel};
 
@@ -65,6 +68,8 @@ pub enum Lowering {
     Kernels,
     /// Every operator runs as it was read.
     Plain,
+    /// tract as its users run it: its own graph optimiser, which fails on some models, and then kernels.
+    Optimizer,
     /// As [`Lowering::Kernels`], in float16 wherever the model declares float32: constants, sums and all, as an NPU may
     /// compute it. Inputs and outputs stay float32.
     Half,
@@ -222,11 +227,18 @@ fn load(request: &Request<'_>) -> Result<Engine, EngineError> {
         let half = FloatPrecisionTranslator::new(DatumType::F32, DatumType::F16);
         typed = half.transform_into(typed).map_err(refused)?;
     }
+    if request.lowering == Lowering::Optimizer {
+        typed = typed.into_decluttered().map_err(refused)?;
+    }
     let plan = match request.lowering {
         Lowering::Plain => plan(typed),
-        Lowering::Kernels | Lowering::Half => {
+        Lowering::Kernels | Lowering::Optimizer | Lowering::Half => {
             let mut lowered = typed.clone();
-            match lowered.optimize().and_then(|()| lowered.into_runnable()) {
+            let prepared = lowered.optimize().and_then(|()| match request.lowering {
+                Lowering::Optimizer => Ok(()),
+                _ => straighten(&mut lowered),
+            });
+            match prepared.and_then(|()| lowered.into_runnable()) {
                 Ok(runnable) => Ok(runnable),
                 Err(error) => {
                     tracing::debug!("tract chose no kernels: {error:#}");
@@ -240,6 +252,28 @@ fn load(request: &Request<'_>) -> Result<Engine, EngineError> {
     let takes = (0..order.len()).map(|slot| Ok(plan.model().input_fact(slot)?.datum_type));
     let takes = takes.collect::<TractResult<_>>().map_err(refused)?;
     Ok(Engine { plan, inputs: request.inputs.to_vec(), order, takes, outputs })
+}
+
+/// tract adds axes to a constant without counting its strides anew, takes it for one that is not contiguous, and is several
+/// times slower in arithmetic with it.
+fn straighten(model: &mut TypedModel) -> TractResult<()> {
+    for node in &mut model.nodes {
+        let Some(tensor) = node.op_as::<Const>().map(Const::val) else { continue };
+        let natural = TractTensor::natural_strides(tensor.shape());
+        let axes = tensor.shape().iter().zip(tensor.strides()).zip(&natural);
+        let contiguous =
+            axes.clone().all(|((&dim, stride), natural)| dim == 1 || stride == natural);
+        if !contiguous || axes.clone().all(|((_, stride), natural)| stride == natural) {
+            continue;
+        }
+        let (mut counted, shape) = (TractTensor::clone(tensor), TVec::from(tensor.shape()));
+        // Only another shape makes tract count.
+        let all = counted.len();
+        counted.set_shape(&[all, 1, 1])?;
+        counted.set_shape(&shape)?;
+        node.op = Box::new(Const::new(Arc::new(counted))?);
+    }
+    Ok(())
 }
 
 fn plan(model: TypedModel) -> Result<Arc<TypedRunnableModel>, EngineError> {

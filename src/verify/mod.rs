@@ -268,12 +268,16 @@ pub(crate) enum LoadError {
 
 impl Loaded {
     /// Prepares a model for the shapes of `options`, and a sample of its seed.
-    pub(crate) fn new(subject: &Subject, options: &Options) -> Result<Loaded, LoadError> {
+    pub(crate) fn new(
+        subject: &Subject,
+        options: &Options,
+        lowering: Lowering,
+    ) -> Result<Loaded, LoadError> {
         let model = &subject.model;
         let (dims, mut notes) = shapes::resolve(model, model, options)?;
         let inputs = roles::analyse(model);
         let mut samples = samples::generate(&inputs, &dims, 1, options.seed);
-        let (runner, note) = Runner::new(subject, &dims, &[], Lowering::Kernels)?;
+        let (runner, note) = Runner::new(subject, &dims, &[], lowering)?;
         notes.extend(note);
         // There is always one, of right-padded sequences where there is padding.
         let sample = samples.swap_remove(0);

@@ -308,8 +308,9 @@ impl Narrow<'_> {
                     return Ok(patch.slice(row, next, at, at + len));
                 }
             }
-            // The axis is split off: the second of two,
+            // The axis is split off: the second of two, of whose rows every so many are taken, which opset 10 brought,
             if axis > 0
+                && patch.opset() >= 10
                 && outer == before(to, axis - 1)
                 && from[j] == to[axis - 1] * all
                 && len == 1

@@ -1,6 +1,6 @@
 //! reassociate-products
 
-use onnxfix_ir::{Model, NodeId};
+use onnxfix_ir::{Model, NodeId, Shape, ValueId};
 
 use crate::matching::{
     Projection, dims_of_elements, input, is_along_last, is_reshape, output, perm, producer,
@@ -54,11 +54,12 @@ declare_pass! {
     /// - A product's right operand is a projection of tokens, by constant weights and perhaps a constant bias, that is split
     ///   into heads by a Reshape and a Transpose: for values `[0, 2, 1, 3]`, for keys `[0, 2, 3, 1]`.
     /// - Nothing else reads the projection.
+    /// - Of keys with a bias, nothing but a Softmax along the last axis becomes, perhaps of sums with them.
     /// - There are at most half as many multiplications.
     ///
     /// ## Numerics
-    /// The same sums in another order. A bias counts as often as the probabilities of a row sum up to, which is once behind
-    /// a Softmax.
+    /// The same sums in another order. A bias of values counts as often as the probabilities of a row sum up to, which is
+    /// once behind a Softmax; one of keys adds the same to all scores of a row, which a Softmax takes away.
     pub ReassociateProducts = "reassociate-products", Simplify, Relative(1e-6)
 }
 
@@ -94,6 +95,9 @@ impl Rewrite for ReassociateProducts {
         }
         if ![right, split, projected].into_iter().all(|v| used_once(m, v)) {
             return unmet("something else reads the projection");
+        }
+        if !values && bias.is_some() && !is_softmaxed(m, y) {
+            return unmet("the keys' bias counts where no Softmax follows");
         }
         // Per sample.
         let before = tokens * channels * heads * width + heads * rows * tokens * width;
@@ -134,19 +138,32 @@ impl Rewrite for ReassociateProducts {
             let weights = patch.transpose(weights, &[1, 2, 0]);
             let x = patch.swap_last(x, front.len() + 2);
             let query = patch.node("MatMul", &[left.into(), weights]);
-            let product = with_tokens(&mut patch, query, x, [channels, tokens]);
-            match bias {
-                None => product,
-                Some(bias) => {
-                    let bias = patch.reshape(bias.into(), &[heads, width, 1]);
-                    let constant = patch.node("MatMul", &[left.into(), bias]);
-                    patch.node("Add", &[product, constant])
-                }
-            }
+            with_tokens(&mut patch, query, x, [channels, tokens])
         };
         patch.replace(y, result);
         Ok(patch)
     }
+}
+
+/// Whether all that becomes of scores is a Softmax along the last axis, perhaps of sums with them: a number that is added
+/// to all scores of a row is lost there.
+fn is_softmaxed(m: &Model, scores: ValueId) -> bool {
+    let mut value = scores;
+    while used_once(m, value) {
+        let Some(user) = m.users(value).next() else { return false };
+        let (Ok(y), Some(rank)) = (output(m, user), m[value].shape().map(Shape::rank)) else {
+            return false;
+        };
+        if m[user].op().is("Softmax") {
+            return is_along_last(m, user, rank);
+        }
+        // What broadcasts the scores gives each row of the sum one row of them.
+        if !m[user].op().is("Add") || m[y].shape().map(Shape::rank) != Some(rank) {
+            return false;
+        }
+        value = y;
+    }
+    false
 }
 
 #[cfg(test)]
@@ -157,7 +174,7 @@ mod tests {
     /// One row of attention with the values, or keys, of two samples.
     fn graph(projection: &str, left: &str, perm: &str, outputs: &str) -> String {
         let numbers = |n: usize| -> String {
-            (0..n).map(|i| format!("{}.5, ", i * 7 % 11)).collect::<String>() + "1"
+            (0..n).map(|i| i * 7 % 11).map(|n| n.to_string()).collect::<Vec<_>>().join(", ")
         };
         format!(
             "g (float[10,2] x, float[2,8] m, {left} p) => (float[2,2,1,n] out{outputs}) <
@@ -167,9 +184,9 @@ mod tests {
                 r = Reshape (v, s)  t = Transpose <perm: ints = {perm}> (r)  y = MatMul (p, t)
                 out = Identity (y)
              }}",
-            numbers(15),
-            numbers(7),
-            numbers(79),
+            numbers(16),
+            numbers(8),
+            numbers(80),
         )
     }
     const ROW: &str = "float[2,2,1,5]";
@@ -184,6 +201,7 @@ mod tests {
             ("v = MatMul (x, w)", "float[2,2,5,5]", VALUES, "", "too many rows"),
             ("v = MatMul (x, w)", "float[2,5,1,2]", "[0, 1, 2, 3]", "", "split into heads"),
             ("v = MatMul (x, w)", ROW, VALUES, ", float[10,8] v", "something else reads"),
+            ("q = MatMul (x, w)  v = Add (q, b)", "float[2,2,1,4]", KEYS, "", "no Softmax follows"),
         ] {
             check_skip(&ReassociateProducts, &graph(projection, left, perm, outputs), why);
         }
@@ -192,7 +210,7 @@ mod tests {
     #[test]
     fn values_and_keys_keep_their_numbers() {
         let numbers = |n: usize| -> String {
-            (0..n).map(|i| format!("{}.5, ", i * 5 % 7)).collect::<String>() + "1"
+            (0..n).map(|i| i * 5 % 7).map(|n| n.to_string()).collect::<Vec<_>>().join(", ")
         };
         for (left, width, perm) in [
             ("p = Softmax <axis: int = -1> (l)", 5, VALUES),
@@ -202,12 +220,19 @@ mod tests {
             let nodes = format!("{left}  q = MatMul (x, w)  v = Add (q, b)");
             let text =
                 graph(&nodes, "", perm, "").replace("(float[10,2] x, float[2,8] m,  p)", "()");
+            let text = match perm {
+                KEYS => text.replace(
+                    "out = Identity (y)",
+                    "z = Softmax <axis: int = -1> (y)  out = Identity (z)",
+                ),
+                _ => text,
+            };
             let text = text.replace(
                 "int64[4] s",
                 &format!(
                     "float[10,2] x = {{{}}}, float[2,2,1,{width}] l = {{{}}}, int64[4] s",
-                    numbers(19),
-                    numbers(4 * width - 1)
+                    numbers(20),
+                    numbers(4 * width)
                 ),
             );
             let before = computed(None, &text);

@@ -1,6 +1,6 @@
 //! sink-expands
 
-use onnxfix_ir::{Model, NodeId, Shape, Tensor, op};
+use onnxfix_ir::{DataType, Model, NodeId, Shape, Tensor, op};
 
 use crate::matching::{dims, input, output, producer, shape, used_once};
 use crate::{Miss, Operand, Patch, Rewrite, declare_pass, unmet};
@@ -30,6 +30,7 @@ declare_pass! {
     /// ## Applies when
     /// - Nothing else reads the Expand, and without it the result of the operator is smaller.
     /// - The shape of the result is static, and the opset 8 or later.
+    /// - It is no Cast to int64, which *sink-widening-casts* moves the other way.
     ///
     /// ## Numerics
     /// Exact.
@@ -68,6 +69,9 @@ impl Rewrite for SinkExpands {
         if m.opset(m[root].graph(), "").is_none_or(|version| version < 8) {
             return unmet("the opset is older than 8");
         }
+        if m[root].op().is("Cast") && m[y].dtype() == Some(DataType::Int64) {
+            return unmet("a Cast to int64 stands as late as it can");
+        }
         let op = m[root].op().def.ok_or(Miss::NoMatch)?.name;
         let mut patch = Patch::new(m, root);
         let computed = patch.node_with(op, &operands, m[root].attrs.clone());
@@ -98,6 +102,11 @@ mod tests {
             &SinkExpands,
             "g (bool[1,3] x, int64[2] s) => (bool[N,M] y) { e = Expand (x, s)  y = Not (e) }",
             "is not static",
+        );
+        check_skip(
+            &SinkExpands,
+            "g (int32[1,3] x) => (int64[3,3] y) <int64[2] s = {3, 3}> { e = Expand (x, s)  y = Cast <to = 7> (e) }",
+            "as late as it can",
         );
     }
 }
