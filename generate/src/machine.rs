@@ -299,7 +299,11 @@ impl<'m> Machine<'m> {
         let n = &self.model[node];
         let mut key = Hash::default();
         key.add(n.op().name.as_bytes());
-        let mut sorted: Vec<&Attr> = attrs.0.iter().collect();
+        // How many elements TopK gives is in the shape of its result. Up to opset 9 an attribute says it, then an input.
+        let is_top = n.op().is("TopK");
+        let inputs = if is_top { inputs.get(..1).unwrap_or_default() } else { inputs };
+        let mut sorted: Vec<&Attr> =
+            attrs.0.iter().filter(|attr| !is_top || &*attr.name != "k").collect();
         sorted.sort_by(|a, b| a.name.cmp(&b.name));
         for attr in sorted {
             key.add(format!("{} {:?}", attr.name, attr.value).as_bytes());

@@ -10,7 +10,7 @@ use crate::{bodies, ops};
 
 /// One of them, on values that are there.
 pub(crate) fn any(b: &mut Builder<'_, '_>) {
-    let _made = match b.c.below(35) {
+    let _made = match b.c.below(36) {
         1 | 2 => nothing(b),
         3 => again(b),
         4 => unfold(b),
@@ -40,6 +40,7 @@ pub(crate) fn any(b: &mut Builder<'_, '_>) {
         29 if b.c.chance(50) => negated(b),
         30 => few_rows(b),
         31 => diagonal(b),
+        32 => alternating_heads(b),
         29 => turned_for_convolution(b),
         _ => chain(b),
     };
@@ -832,6 +833,32 @@ fn few_rows(b: &mut Builder<'_, '_>) -> Option<ValueId> {
     let mask = tame(b, &[samples, 1, 1, tokens]);
     let masked = b.add("Add", &[Some(product), Some(mask)], vec![])?;
     b.add("Softmax", &[Some(masked)], vec![("axis", 3.into())])
+}
+
+/// A projection whose heads hold several parts each, which a Split or Slices take.
+fn alternating_heads(b: &mut Builder<'_, '_>) -> Option<ValueId> {
+    let (tokens, channels, heads) = (b.c.between(1, 3), b.c.between(1, 2), b.c.between(1, 3));
+    let parts = [b.c.between(1, 2), b.c.between(1, 2)];
+    let width = parts.iter().sum::<i64>();
+    let x = tame(b, &[1, tokens, channels]);
+    let weights = data::random(b.c, DataType::Float, &[channels, heads * width], true);
+    let weights = b.constant(weights);
+    let mut y = b.add("MatMul", &[Some(x), Some(weights)], vec![])?;
+    if b.c.chance(50) {
+        let bias = data::random(b.c, DataType::Float, &[heads * width], true);
+        let bias = b.constant(bias);
+        y = b.add("Add", &[Some(y), Some(bias)], vec![])?;
+    }
+    let shape = b.ints(&[1, tokens, heads, width]);
+    let mut y = b.add("Reshape", &[Some(y), Some(shape)], vec![])?;
+    if b.c.chance(60) {
+        y = b.add("Transpose", &[Some(y)], vec![("perm", vec![0, 2, 1, 3].into())])?;
+    }
+    let first = sliced(b, y, 3, 0, parts[0])?;
+    // Perhaps the parts overlap.
+    let begin = if b.c.chance(20) { 0 } else { parts[0] };
+    let second = sliced(b, y, 3, begin, width)?;
+    b.add("Concat", &[Some(second), Some(first)], vec![("axis", 3.into())])
 }
 
 /// One element of each row of a product.

@@ -330,7 +330,7 @@ pub(crate) fn apply(
         model.set_type(new, both);
         // The old name stays in the file: for a graph output it must, elsewhere it helps whoever compares layers.
         let own = matches!(model[new].def(), Def::Node { node, .. } if made.contains(node));
-        if model.is_output(old) || own {
+        if model.is_output(old) || own && !model.is_output(new) {
             model.swap_names(old, new);
         }
         model.replace_uses(old, new);

@@ -22,7 +22,7 @@ use crate::passes::{
     merge_transposes_across_concat, merge_transposes_across_reshape, narrow_bands,
     narrow_convolutions, narrow_to_diagonal, narrow_to_used_rows, order_operands,
     reassociate_products, share_attention_mask, simplify_truth_values, sink_expands, sink_reshapes,
-    sink_widening_casts, split_heads_from_batch, widen_convolutions,
+    sink_widening_casts, split_heads_from_batch, split_projections, widen_convolutions,
 };
 use crate::{Changed, DimBinding, InputShape, MissAt, Note, PROVENANCE, Pass, PassCx, PassError};
 
@@ -57,6 +57,7 @@ pub static PASSES: &[&dyn Pass] = &[
     &simplify_truth_values::SimplifyTruthValues,
     &merge_casts::MergeCasts,
     &flatten_linear_layers::FlattenLinearLayers,
+    &split_projections::SplitProjections,
     &sink_reshapes::SinkReshapes,
     &merge_reshapes::MergeReshapes,
     &merge_reshapes_across_softmax::MergeReshapesAcrossSoftmax,

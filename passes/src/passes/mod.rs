@@ -64,4 +64,5 @@ pub(crate) mod sink_expands;
 pub(crate) mod sink_reshapes;
 pub(crate) mod sink_widening_casts;
 pub(crate) mod split_heads_from_batch;
+pub(crate) mod split_projections;
 pub(crate) mod widen_convolutions;

@@ -253,9 +253,9 @@ fn cancels(want: &Tensor, have: &Tensor, run: &Machine<'_>) -> bool {
     let of = |t: &Arc<Tensor>| t.to_floats().unwrap_or_default().into_iter().map(f64::abs);
     let largest = run.values.values().flat_map(of).filter(|&x| x <= 1e3).fold(0.0, f64::max);
     let (Some(want), Some(have)) = (want.to_floats(), have.to_floats()) else { return false };
-    want.iter()
-        .zip(&have)
-        .all(|(a, b)| a.total_cmp(b).is_eq() || a.is_nan() || (a - b).abs() <= 8.0 * epsilon * largest)
+    want.iter().zip(&have).all(|(a, b)| {
+        a.total_cmp(b).is_eq() || a.is_nan() || (a - b).abs() <= 8.0 * epsilon * largest
+    })
 }
 
 /// Whether the square of some number is none of its type, so that a normalization in steps is not one in one.
