@@ -10,7 +10,7 @@ use crate::{bodies, ops};
 
 /// One of them, on values that are there.
 pub(crate) fn any(b: &mut Builder<'_, '_>) {
-    let _made = match b.c.below(36) {
+    let _made = match b.c.below(39) {
         1 | 2 => nothing(b),
         3 => again(b),
         4 => unfold(b),
@@ -40,7 +40,7 @@ pub(crate) fn any(b: &mut Builder<'_, '_>) {
         29 if b.c.chance(50) => negated(b),
         30 => few_rows(b),
         31 => diagonal(b),
-        32 => alternating_heads(b),
+        32..=35 => alternating_heads(b),
         29 => turned_for_convolution(b),
         _ => chain(b),
     };
@@ -555,6 +555,25 @@ fn single(b: &mut Builder<'_, '_>, x: f32) -> ValueId {
     b.constant(Tensor::scalar(x))
 }
 
+/// A product with constant weights of these dimensions, with a constant bias or not.
+fn projection(
+    b: &mut Builder<'_, '_>,
+    x: ValueId,
+    weights: [i64; 2],
+    with_bias: bool,
+) -> Option<ValueId> {
+    let columns = weights[1];
+    let weights = data::random(b.c, DataType::Float, &weights, true);
+    let weights = b.constant(weights);
+    let product = b.add("MatMul", &[Some(x), Some(weights)], vec![])?;
+    if !with_bias {
+        return Some(product);
+    }
+    let bias = data::random(b.c, DataType::Float, &[columns], true);
+    let bias = b.constant(bias);
+    either_way(b, "Add", product, bias)
+}
+
 /// A linear layer, of tokens with one or two axes, with a bias and a scale behind it or not.
 fn linear(b: &mut Builder<'_, '_>) -> Option<ValueId> {
     let (inner, columns) = (b.c.between(1, 3), b.c.between(1, 3));
@@ -562,15 +581,8 @@ fn linear(b: &mut Builder<'_, '_>) -> Option<ValueId> {
     let rows: Vec<i64> = (0..axes).map(|_| b.c.between(1, 3)).collect();
     let with = |last: i64| rows.iter().copied().chain([last]).collect::<Vec<i64>>();
     let x = tame(b, &with(inner));
-    let weights = data::random(b.c, DataType::Float, &[inner, columns], true);
-    let weights = b.constant(weights);
-    let mut y = b.add("MatMul", &[Some(x), Some(weights)], vec![])?;
-    if b.c.chance(70) {
-        let bias = data::random(b.c, DataType::Float, &[columns], true);
-        let bias = b.constant(bias);
-        let operands = if b.c.chance(50) { [Some(y), Some(bias)] } else { [Some(bias), Some(y)] };
-        y = b.add("Add", &operands, vec![])?;
-    }
+    let with_bias = b.c.chance(70);
+    let mut y = projection(b, x, [inner, columns], with_bias)?;
     if b.c.chance(50) {
         let scale = single(b, 4.0);
         let op = *b.c.pick(&["Div", "Mul"]);
@@ -783,14 +795,7 @@ fn joined_heads(b: &mut Builder<'_, '_>) -> Option<ValueId> {
     let mut parts = Vec::new();
     for _ in 0..2 {
         let heads = b.c.between(1, 2);
-        let weights = data::random(b.c, DataType::Float, &[features, heads * channels], true);
-        let weights = b.constant(weights);
-        let mut y = b.add("MatMul", &[Some(x), Some(weights)], vec![])?;
-        if with_bias {
-            let bias = data::random(b.c, DataType::Float, &[heads * channels], true);
-            let bias = b.constant(bias);
-            y = b.add("Add", &[Some(y), Some(bias)], vec![])?;
-        }
+        let y = projection(b, x, [features, heads * channels], with_bias)?;
         let shape = b.ints(&[1, tokens, heads, channels]);
         let y = b.add("Reshape", &[Some(y), Some(shape)], vec![])?;
         let y = b.add("Transpose", &[Some(y)], vec![("perm", vec![0, 2, 1, 3].into())])?;
@@ -809,14 +814,8 @@ fn few_rows(b: &mut Builder<'_, '_>) -> Option<ValueId> {
     let (samples, heads, rows) = (b.c.between(1, 2), b.c.between(1, 2), b.c.between(1, 2));
     let (tokens, channels, width) = (b.c.between(2, 5), b.c.between(1, 2), b.c.between(2, 4));
     let x = tame(b, &[samples * tokens, channels]);
-    let weights = data::random(b.c, DataType::Float, &[channels, heads * width], true);
-    let weights = b.constant(weights);
-    let mut y = b.add("MatMul", &[Some(x), Some(weights)], vec![])?;
-    if b.c.chance(60) {
-        let bias = data::random(b.c, DataType::Float, &[heads * width], true);
-        let bias = b.constant(bias);
-        y = b.add("Add", &[Some(y), Some(bias)], vec![])?;
-    }
+    let with_bias = b.c.chance(60);
+    let y = projection(b, x, [channels, heads * width], with_bias)?;
     let shape = b.ints(&[samples, tokens, heads, width]);
     let y = b.add("Reshape", &[Some(y), Some(shape)], vec![])?;
     let is_values = b.c.chance(50);
@@ -837,18 +836,12 @@ fn few_rows(b: &mut Builder<'_, '_>) -> Option<ValueId> {
 
 /// A projection whose heads hold several parts each, which a Split or Slices take.
 fn alternating_heads(b: &mut Builder<'_, '_>) -> Option<ValueId> {
-    let (tokens, channels, heads) = (b.c.between(1, 3), b.c.between(1, 2), b.c.between(1, 3));
+    let (tokens, channels, heads) = (b.c.between(1, 3), b.c.between(1, 2), b.c.between(2, 3));
     let parts = [b.c.between(1, 2), b.c.between(1, 2)];
     let width = parts.iter().sum::<i64>();
     let x = tame(b, &[1, tokens, channels]);
-    let weights = data::random(b.c, DataType::Float, &[channels, heads * width], true);
-    let weights = b.constant(weights);
-    let mut y = b.add("MatMul", &[Some(x), Some(weights)], vec![])?;
-    if b.c.chance(50) {
-        let bias = data::random(b.c, DataType::Float, &[heads * width], true);
-        let bias = b.constant(bias);
-        y = b.add("Add", &[Some(y), Some(bias)], vec![])?;
-    }
+    let with_bias = b.c.chance(50);
+    let y = projection(b, x, [channels, heads * width], with_bias)?;
     let shape = b.ints(&[1, tokens, heads, width]);
     let mut y = b.add("Reshape", &[Some(y), Some(shape)], vec![])?;
     if b.c.chance(60) {
@@ -856,7 +849,7 @@ fn alternating_heads(b: &mut Builder<'_, '_>) -> Option<ValueId> {
     }
     let first = sliced(b, y, 3, 0, parts[0])?;
     // Perhaps the parts overlap.
-    let begin = if b.c.chance(20) { 0 } else { parts[0] };
+    let begin = if b.c.chance(10) { 0 } else { parts[0] };
     let second = sliced(b, y, 3, begin, width)?;
     b.add("Concat", &[Some(second), Some(first)], vec![("axis", 3.into())])
 }
