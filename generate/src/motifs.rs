@@ -834,7 +834,7 @@ fn few_rows(b: &mut Builder<'_, '_>) -> Option<ValueId> {
     b.add("Softmax", &[Some(masked)], vec![("axis", 3.into())])
 }
 
-/// A projection whose heads hold several parts each, which a Split or Slices take.
+/// A projection whose heads hold several parts each, which Slices take, or get their bias late.
 fn alternating_heads(b: &mut Builder<'_, '_>) -> Option<ValueId> {
     let (tokens, channels, heads) = (b.c.between(1, 3), b.c.between(1, 2), b.c.between(2, 3));
     let parts = [b.c.between(1, 2), b.c.between(1, 2)];
@@ -844,8 +844,15 @@ fn alternating_heads(b: &mut Builder<'_, '_>) -> Option<ValueId> {
     let y = projection(b, x, [channels, heads * width], with_bias)?;
     let shape = b.ints(&[1, tokens, heads, width]);
     let mut y = b.add("Reshape", &[Some(y), Some(shape)], vec![])?;
+    let mut bias = [1, heads, width];
     if b.c.chance(60) {
         y = b.add("Transpose", &[Some(y)], vec![("perm", vec![0, 2, 1, 3].into())])?;
+        bias = [heads, 1, width];
+    }
+    if b.c.chance(40) {
+        let bias = data::random(b.c, DataType::Float, &bias, true);
+        let bias = b.constant(bias);
+        return either_way(b, "Add", y, bias);
     }
     let first = sliced(b, y, 3, 0, parts[0])?;
     // Perhaps the parts overlap.

@@ -40,6 +40,7 @@ pub(crate) mod fuse_gemm;
 pub(crate) mod fuse_layer_norm;
 pub(crate) mod fuse_residual;
 pub(crate) mod fuse_skew;
+pub(crate) mod hoist_bias;
 pub(crate) mod infer_shapes;
 pub(crate) mod inline_constant_if;
 pub(crate) mod inline_functions;
