@@ -210,7 +210,8 @@ fn reshaped(from: Option<&Shape>, target: &[Dim], allow_zero: bool) -> Result<Sh
                 let d =
                     from.0.get(axis).ok_or_else(|| text("0 copies an axis that is not there"))?;
                 left[axis] = &one;
-                may_be_empty |= d.is_open();
+                // A name stands for the size of something, but what is computed with it may leave nothing.
+                may_be_empty |= d.is_open() || matches!(d, Dim::Expr(_));
                 d.clone()
             }
             (Dim::Fixed(0), None) if !allow_zero => Dim::Unknown,
