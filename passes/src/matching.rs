@@ -384,6 +384,36 @@ pub(crate) fn turned_between_reshapes(m: &Model, second: NodeId) -> Result<Turne
 /// A score of any size plus this, or less, is the number itself to the last bit.
 pub(crate) const SWALLOWS: f64 = -1e30;
 
+/// A Reshape, and perhaps a Transpose behind it, as heads are made of a projection's columns.
+pub(crate) struct SplitColumns {
+    /// What the Reshape reads.
+    pub(crate) projected: ValueId,
+    /// What the Reshape makes.
+    pub(crate) split: ValueId,
+    /// Dimensions of `split`. There are elements.
+    pub(crate) dims: Dims,
+    /// The permutation, where there is a Transpose.
+    pub(crate) perm: Option<Vec<i64>>,
+}
+
+impl SplitColumns {
+    /// The nodes that make a value.
+    pub(crate) fn of(m: &Model, value: ValueId) -> Result<SplitColumns, Miss> {
+        let transpose = producer(m, value, "Transpose").ok();
+        let split = transpose.map_or(Ok(value), |node| input(m, node, 0))?;
+        let reshape = m.producer(split).filter(|&n| is_reshape(m, n)).ok_or(Miss::NoMatch)?;
+        let dims = dims_of_elements(m, split)?;
+        let perm = transpose.map(|node| perm(m, node, dims.len()));
+        Ok(SplitColumns { projected: input(m, reshape, 0)?, split, dims, perm })
+    }
+
+    /// The first of the last axes that together are so many columns. Axes of length 1 in front belong to the rows.
+    pub(crate) fn first_of(&self, columns: i64) -> Option<usize> {
+        let is_split = |&at: &usize| self.dims[at..].iter().product::<i64>() == columns;
+        (0..self.dims.len()).rev().find(is_split)
+    }
+}
+
 /// `x · matrix + bias`, the matrix and the bias constant.
 pub(crate) struct Projection {
     pub(crate) x: ValueId,

@@ -12,6 +12,7 @@ use onnxfix_passes::InputShape;
 use serde::Serialize;
 
 use crate::engine::{EngineError, Lowering};
+use crate::verify::measure::spread;
 use crate::verify::{LoadError, Loaded, Options as Inputs, Subject};
 
 /// How often to run, on what.
@@ -291,10 +292,7 @@ fn difference(want: &[Tensor], have: &[Tensor]) -> Option<f64> {
             return None;
         }
         let (want, have) = (want.to_floats()?, have.to_floats()?);
-        let (low, high) = want
-            .iter()
-            .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), &x| (low.min(x), high.max(x)));
-        let spread = (high - low).max(f64::MIN_POSITIVE);
+        let spread = spread(want.iter().copied());
         let most = want.iter().zip(&have).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
         worst = worst.max(if most == 0.0 { 0.0 } else { most / spread });
     }

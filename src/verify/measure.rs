@@ -1,7 +1,7 @@
 //! The few numbers that every comparison needs.
 
 /// Largest minus smallest of the finite numbers; their magnitude where all are the same one; 0 where there are none.
-pub(super) fn spread(numbers: impl Iterator<Item = f64>) -> f64 {
+pub(crate) fn spread(numbers: impl Iterator<Item = f64>) -> f64 {
     let finite = numbers.filter(|x| x.is_finite());
     let (low, high) =
         finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), x| (low.min(x), high.max(x)));

@@ -15,7 +15,7 @@
 mod compare;
 mod interface;
 mod locate;
-mod measure;
+pub(crate) mod measure;
 mod report;
 mod roles;
 mod run;

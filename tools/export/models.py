@@ -73,6 +73,13 @@ def randomize(model, seed):
     lost or a swapped one changes the result.
     """
     generator = torch.Generator().manual_seed(seed)
+    fill(model, generator)
+    center_logits(model, generator)
+
+
+@torch.no_grad()
+def fill(model, generator):
+    """The weights of `randomize`, for a model of any head."""
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
         if "LayerNorm.weight" in name:
@@ -83,7 +90,6 @@ def randomize(model, seed):
             parameter.copy_(0.1 * noise)
         else:
             parameter.copy_(noise * GAIN / math.sqrt(fan_in(parameter, model.config)))
-    center_logits(model, generator)
 
 
 # Attention scores get a standard deviation near 2: sharp enough that positions matter, far from one-hot.

@@ -87,22 +87,6 @@ class Classifier(torch.nn.Module):
         return self.model(**dict(zip(self.names, tensors, strict=True)), return_dict=True).logits
 
 
-@torch.no_grad()
-def randomize(model):
-    """As `models.randomize`, for parameters that only these builds have, and without centred logits."""
-    generator = torch.Generator().manual_seed(7)
-    for name, parameter in model.named_parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        if "LayerNorm.weight" in name:
-            parameter.copy_(1 + 0.1 * noise)
-        elif "embeddings.weight" in name:
-            parameter.copy_(noise)
-        elif parameter.dim() == 1 or name.endswith("bias"):
-            parameter.copy_(0.1 * noise)
-        else:
-            parameter.copy_(noise * models.GAIN / models.fan_in(parameter, model.config) ** 0.5)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="DIR", help="where the files go")
@@ -119,7 +103,7 @@ def main():
             continue
         config._attn_implementation = "eager"
         model = build(config).eval()
-        randomize(model)
+        models.fill(model, torch.Generator().manual_seed(7))
         classifier = Classifier(model)
         inputs = to_onnx.example_inputs(classifier.names, config, to_onnx.TRACED_BATCH, to_onnx.TRACED_SEQ, torch.int64)
         for exporter, opset in EXPORTERS:

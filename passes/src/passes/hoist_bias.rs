@@ -2,7 +2,7 @@
 
 use onnxfix_ir::{Model, NodeId};
 
-use crate::matching::{dims_of_elements, input, is_reshape, output, perm, producer, used_once};
+use crate::matching::{SplitColumns, dims_of_elements, input, output, producer, used_once};
 use crate::{Miss, Patch, Rewrite, declare_pass, unmet};
 
 declare_pass! {
@@ -56,25 +56,20 @@ impl Rewrite for HoistBias {
 
     fn try_rewrite(&self, m: &Model, root: NodeId) -> Result<Patch, Miss> {
         let (a, b) = (input(m, root, 0)?, input(m, root, 1)?);
-        let (heads, bias) = if m.constant(b).is_some() { (a, b) } else { (b, a) };
-        let node = m.producer(heads).ok_or(Miss::NoMatch)?;
-        let transpose = m[node].op().is("Transpose").then_some(node);
-        let split = transpose.map_or(Ok(heads), |node| input(m, node, 0))?;
-        let reshape = m.producer(split).filter(|&n| is_reshape(m, n)).ok_or(Miss::NoMatch)?;
-        let product = input(m, reshape, 0)?;
+        let (value, bias) = if m.constant(b).is_some() { (a, b) } else { (b, a) };
+        let heads = SplitColumns::of(m, value)?;
+        let product = heads.projected;
         let matrix = input(m, producer(m, product, "MatMul")?, 1)?;
         let of_bias = m.constant(bias).map(|t| t.dims.clone()).ok_or(Miss::NoMatch)?;
         if m.constant(matrix).is_none() {
             return unmet("the product's matrix is not constant");
         }
-        if ![heads, split, product].into_iter().all(|v| used_once(m, v)) {
+        if ![value, heads.split, product].into_iter().all(|v| used_once(m, v)) {
             return unmet("something else reads the product");
         }
-        let (of_split, of_product) = (dims_of_elements(m, split)?, dims_of_elements(m, product)?);
-        let columns = *of_product.last().ok_or(Miss::NoMatch)?;
-        let rank = of_split.len();
-        let turned =
-            transpose.map_or_else(|| (0..rank as i64).collect(), |node| perm(m, node, rank));
+        let columns = *dims_of_elements(m, product)?.last().ok_or(Miss::NoMatch)?;
+        let rank = heads.dims.len();
+        let turned = heads.perm.clone().unwrap_or_else(|| (0..rank as i64).collect());
         let Some(missing) = rank.checked_sub(of_bias.len()) else { return Err(Miss::NoMatch) };
         let aligned: Vec<i64> = std::iter::repeat_n(1, missing).chain(of_bias).collect();
         // Back on the axes that the Reshape made.
@@ -83,21 +78,21 @@ impl Rewrite for HoistBias {
             let from = usize::try_from(from).map_err(|_| Miss::NoMatch)?;
             (back[from], of_columns[from]) = (at as i64, aligned[at]);
         }
-        let is_tail = |&at: &usize| of_split[at..].iter().product::<i64>() == columns;
-        let front = (0..rank).rev().find(is_tail).ok_or(Miss::NoMatch)?;
-        if of_columns[front..] != of_split[front..] || of_columns[..front].iter().any(|&d| d != 1) {
+        let front = heads.first_of(columns).ok_or(Miss::NoMatch)?;
+        if of_columns[front..] != heads.dims[front..] || of_columns[..front].iter().any(|&d| d != 1)
+        {
             return unmet("what is added is not one number for each column");
         }
         let mut patch = Patch::new(m, root);
         let mut bias = patch.reshape(bias.into(), &aligned);
-        if transpose.is_some() {
+        if heads.perm.is_some() {
             bias = patch.transpose(bias, &back);
         }
         let bias = patch.reshape(bias, &[columns]);
         let sum = patch.node("Add", &[product.into(), bias]);
-        let mut result = patch.reshape(sum, &of_split);
-        if transpose.is_some() {
-            result = patch.transpose(result, &turned);
+        let mut result = patch.reshape(sum, &heads.dims);
+        if let Some(perm) = &heads.perm {
+            result = patch.transpose(result, perm);
         }
         patch.replace(output(m, root)?, result);
         Ok(patch)

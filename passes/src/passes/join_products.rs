@@ -3,7 +3,7 @@
 use onnxfix_ir::{Model, NodeId, ValueId};
 
 use crate::matching::{
-    Dims, Projection, dims, dims_of_elements, input, is_reshape, output, perm, producer, used_once,
+    Dims, Projection, SplitColumns, dims, dims_of_elements, input, output, producer, used_once,
 };
 use crate::{Miss, Operand, Patch, Rewrite, declare_pass, unmet};
 
@@ -123,10 +123,9 @@ impl Heads {
     fn of(m: &Model, part: ValueId, axis: usize) -> Result<Heads, Miss> {
         let product = producer(m, part, "MatMul")?;
         let (left, right) = (input(m, product, 0)?, input(m, product, 1)?);
-        let transpose = producer(m, right, "Transpose")?;
-        let turned = input(m, transpose, 0)?;
-        let reshape = m.producer(turned).filter(|&n| is_reshape(m, n)).ok_or(Miss::NoMatch)?;
-        let projected = input(m, reshape, 0)?;
+        let SplitColumns { projected, split: turned, dims: split, perm } =
+            SplitColumns::of(m, right)?;
+        let perm = perm.ok_or(Miss::NoMatch)?;
         let projection = Projection::of(m, projected)?;
         let (a, b) = (dims(m, left)?, dims_of_elements(m, right)?);
         let batch = |d: &Dims| d.len().checked_sub(2).map(|n| Dims::from(&d[..n]));
@@ -138,8 +137,6 @@ impl Heads {
         if ![part, right, turned, projected].into_iter().all(|v| used_once(m, v)) {
             return unmet("something else reads a product or a projection");
         }
-        let split = dims(m, turned)?;
-        let perm = perm(m, transpose, split.len());
         let from = perm.get(axis).and_then(|&a| usize::try_from(a).ok()).ok_or(Miss::NoMatch)?;
         if split[from..].iter().product::<i64>()
             != *dims(m, projected)?.last().ok_or(Miss::NoMatch)?

@@ -3,8 +3,7 @@
 use onnxfix_ir::{Model, NodeId, Shape, ValueId};
 
 use crate::matching::{
-    Projection, dims_of_elements, input, is_along_last, is_reshape, output, perm, producer,
-    used_once,
+    Projection, SplitColumns, dims_of_elements, input, is_along_last, output, used_once,
 };
 use crate::{Miss, Operand, Patch, Rewrite, declare_pass, unmet};
 
@@ -70,17 +69,15 @@ impl Rewrite for ReassociateProducts {
 
     fn try_rewrite(&self, m: &Model, root: NodeId) -> Result<Patch, Miss> {
         let (left, right, y) = (input(m, root, 0)?, input(m, root, 1)?, output(m, root)?);
-        let transpose = producer(m, right, "Transpose")?;
-        let split = input(m, transpose, 0)?;
-        let reshape = m.producer(split).filter(|&n| is_reshape(m, n)).ok_or(Miss::NoMatch)?;
-        let projected = input(m, reshape, 0)?;
+        let SplitColumns { projected, split, dims: of_split, perm } = SplitColumns::of(m, right)?;
+        let perm = perm.ok_or(Miss::NoMatch)?;
         let Projection { x, matrix, bias, .. } = Projection::of(m, projected)?;
-        let (of_left, of_split) = (dims_of_elements(m, left)?, dims_of_elements(m, split)?);
+        let of_left = dims_of_elements(m, left)?;
         let (&[b, h, rows, _], &[batch, tokens, heads, width]) = (&of_left[..], &of_split[..])
         else {
             return Err(Miss::NoMatch);
         };
-        let values = match perm(m, transpose, of_split.len())[..] {
+        let values = match perm[..] {
             [0, 2, 1, 3] => true,
             [0, 2, 3, 1] => false,
             _ => return unmet("the projection is not split into heads"),
@@ -171,11 +168,12 @@ mod tests {
     use super::ReassociateProducts;
     use crate::testing::{check_skip, computed};
 
+    fn numbers(n: usize) -> String {
+        (0..n).map(|i| i * 7 % 11).map(|n| n.to_string()).collect::<Vec<_>>().join(", ")
+    }
+
     /// One row of attention with the values, or keys, of two samples.
     fn graph(projection: &str, left: &str, perm: &str, outputs: &str) -> String {
-        let numbers = |n: usize| -> String {
-            (0..n).map(|i| i * 7 % 11).map(|n| n.to_string()).collect::<Vec<_>>().join(", ")
-        };
         format!(
             "g (float[10,2] x, float[2,8] m, {left} p) => (float[2,2,1,n] out{outputs}) <
                 float[2,8] w = {{{}}}, float[8] b = {{{}}}, float[10,8] c = {{{}}}, int64[4] s = {{2, 5, 2, 4}}
@@ -209,9 +207,6 @@ mod tests {
 
     #[test]
     fn values_and_keys_keep_their_numbers() {
-        let numbers = |n: usize| -> String {
-            (0..n).map(|i| i * 5 % 7).map(|n| n.to_string()).collect::<Vec<_>>().join(", ")
-        };
         for (left, width, perm) in [
             ("p = Softmax <axis: int = -1> (l)", 5, VALUES),
             ("p = Identity (l)", 5, VALUES),

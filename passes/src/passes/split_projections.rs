@@ -3,7 +3,7 @@
 use onnxfix_ir::{Model, NodeId, ValueId};
 
 use crate::matching::{
-    Projection, dims_of_elements, input, is_reshape, output, perm, sliced, used_once,
+    Projection, SplitColumns, dims_of_elements, input, output, sliced, used_once,
 };
 use crate::{Miss, Operand, Patch, Rewrite, declare_pass, unmet};
 
@@ -52,7 +52,7 @@ declare_pass! {
     /// - Nothing else reads the projection, and there are elements.
     ///
     /// ## Numerics
-    /// Exact: the same dot products.
+    /// Exact: the same dot products. A library may add them in another order where the matrix is narrower.
     pub SplitProjections = "split-projections", Simplify, Relative(1e-6)
 }
 
@@ -63,34 +63,25 @@ impl Rewrite for SplitProjections {
 
     fn try_rewrite(&self, m: &Model, root: NodeId) -> Result<Patch, Miss> {
         let whole = input(m, root, 0)?;
-        let node = m.producer(whole).ok_or(Miss::NoMatch)?;
-        let transpose = m[node].op().is("Transpose").then_some(node);
-        let split = transpose.map_or(Ok(whole), |node| input(m, node, 0))?;
-        let reshape = m.producer(split).filter(|&n| is_reshape(m, n)).ok_or(Miss::NoMatch)?;
-        let projected = input(m, reshape, 0)?;
-        let Projection { x, matrix, bias, gemm: _ } = Projection::of(m, projected)?;
+        let heads = SplitColumns::of(m, whole)?;
+        let Projection { x, matrix, bias, gemm: _ } = Projection::of(m, heads.projected)?;
         let parts = parts(m, root, whole)?;
-        let (of_split, of_projected) =
-            (dims_of_elements(m, split)?, dims_of_elements(m, projected)?);
+        let of_projected = dims_of_elements(m, heads.projected)?;
         let of_matrix = dims_of_elements(m, matrix)?;
-        let turned = transpose.map(|node| perm(m, node, of_split.len()));
-        let axis = match &turned {
+        let axis = match &heads.perm {
             Some(perm) => usize::try_from(perm[parts.axis]).map_err(|_| Miss::NoMatch)?,
             None => parts.axis,
         };
         let columns = of_matrix[1];
-        let is_tail = |&at: &usize| of_split[at..].iter().product::<i64>() == columns;
-        // Axes of length 1 in front belong to the rows.
-        let front = (0..of_split.len()).rev().find(is_tail);
-        let Some(front) = front.filter(|_| of_projected.last() == Some(&columns)) else {
+        let front = heads.first_of(columns).filter(|_| of_projected.last() == Some(&columns));
+        let Some(front) = front else {
             return unmet("the reshape does not split the projection's last axis");
         };
-        let tail = &of_split[front..];
+        let tail = &heads.dims[front..];
         let within = axis.checked_sub(front).filter(|&at| tail[..at].iter().any(|&d| d > 1));
         let Some(within) = within else { return unmet("the parts stand side by side") };
-        let between = [Some(projected), Some(split), turned.is_some().then_some(whole)];
-        // The last of them is what the parts read.
-        if !between.into_iter().flatten().filter(|&v| v != whole).all(|v| used_once(m, v)) {
+        // Without a Transpose the parts read `split` themselves.
+        if !used_once(m, heads.projected) || heads.perm.is_some() && !used_once(m, heads.split) {
             return unmet("something else reads the projection");
         }
         let mut patch = Patch::new(m, parts.first);
@@ -107,10 +98,10 @@ impl Rewrite for SplitProjections {
                 let bias = take(&mut patch, bias, &[]);
                 product = patch.node("Add", &[product, bias]);
             }
-            let mut shape = of_split.clone();
+            let mut shape = heads.dims.clone();
             shape[axis] = len;
             let mut part = patch.reshape(product, &shape);
-            if let Some(perm) = &turned {
+            if let Some(perm) = &heads.perm {
                 part = patch.transpose(part, perm);
             }
             patch.replace(y, part);
