@@ -3,10 +3,10 @@
 //! A graph is built in two steps, so that a node may stand before what it reads: first everything that defines a name,
 //! then everything that reads one. Bodies are built in the second step of the graph around them, whose names they see.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use hashbrown::HashMap;
 
 use crate::external::DataFiles;
 use crate::load::{LoadError, LoadOptions, LoadWarning, Loaded};

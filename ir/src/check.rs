@@ -27,8 +27,9 @@
 //!
 //! Whether declared types are the ones that inference finds is not looked at here.
 
-use std::collections::{HashMap, HashSet};
 use std::fmt;
+
+use hashbrown::{HashMap, HashSet};
 
 use crate::op::{Arity, Operator, Param, normal_domain};
 use crate::{

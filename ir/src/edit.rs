@@ -4,9 +4,9 @@
     reason = "a slot counts inputs of one node, which are fewer than 2^32"
 )]
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 use crate::model::{Def, Graph, GraphId, Model, Node, NodeId, Op, Use, Value, ValueId};

@@ -1,10 +1,10 @@
 //! External data: tensors whose elements are in files beside the model.
 
-use std::collections::HashMap;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use bytes::Bytes;
+use hashbrown::HashMap;
 
 use crate::map::{self, Source};
 

@@ -6,10 +6,10 @@
 //!
 //! Nodes of a graph form a linked list in the file's order: a new node goes beside an old one in constant time.
 
-use std::collections::HashMap;
 use std::ops::Index;
 use std::sync::Arc;
 
+use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 use crate::id::{Arena, Id};
@@ -193,7 +193,8 @@ impl Op {
     /// An operator of the domain as the file writes it.
     #[must_use]
     pub fn new(domain: Option<Name>, name: Name) -> Op {
-        let def = op::find(op::normal_domain(domain.as_deref().unwrap_or("")), &name);
+        let known = op::find_named(op::normal_domain(domain.as_deref().unwrap_or("")), &name);
+        let (def, name) = known.map_or((None, name), |(def, shared)| (Some(def), shared));
         Op { domain, name, def }
     }
 

@@ -14,8 +14,9 @@ use crate::map::Origin;
 /// in measurements larger ones and the system's own copying from file to file, which goes page by page where the two
 /// places are not aligned alike, took up to twice the time.
 const PIECE: usize = 256 << 10;
-/// Shorter views are taken from the mapping: reading them would cost more than the page that stays in memory.
-const MIN_READ: usize = 4096;
+/// Shorter views are taken from the mapping. The system maps many pages around the one that is touched, so that biases
+/// between large weights would bring a tenth of the file into memory.
+const MIN_READ: usize = 64;
 
 /// Reads parts of bytes, from the file where they are a view of a mapped one.
 pub(crate) struct PieceReader<'a> {

@@ -471,10 +471,10 @@ impl Tensor {
         };
         let start = 0xcbf2_9ce4_8422_2325;
         let Ok(bytes) = self.raw() else { return start };
-        if bytes.len() <= SMALL {
-            return add(start, &bytes);
-        }
         let mut reader = PieceReader::new(&bytes);
+        if bytes.len() <= SMALL {
+            return add(start, reader.read(0, bytes.len()));
+        }
         let step = bytes.len() / POINTS;
         (0..POINTS).fold(start, |hash, i| add(hash, reader.read(i * step, POINT)))
     }

@@ -4,9 +4,10 @@
 //! text that is not UTF-8. It reads tags and lengths and skips the contents, so its cost does not depend on the size
 //! of the weights.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::LazyLock;
+
+use hashbrown::HashMap;
 
 /// Messages may be nested this deep: more than any model needs, and little enough to be read recursively.
 const MAX_DEPTH: usize = 100;

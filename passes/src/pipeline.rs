@@ -1,8 +1,8 @@
 //! The ordered table of passes, and a run over some of them.
 
-use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use hashbrown::HashSet;
 use onnxfix_ir::{GraphId, Model, Name, Node, NodeId};
 use serde::Serialize;
 

@@ -5,8 +5,11 @@
 //! looks again at everything that a patch touched.
 
 use std::collections::VecDeque;
+use std::ptr;
 
+use onnxfix_ir::op::{self, Operator};
 use onnxfix_ir::{Def, Model, Node, NodeId, SideTable, ValueId};
+use smallvec::SmallVec;
 
 use crate::pass::place;
 use crate::patch::{Applied, apply};
@@ -66,19 +69,20 @@ fn drive(
     model: &mut Model,
     cx: &mut PassCx<'_>,
 ) -> Result<Changed, PassError> {
-    let roots = rewrite.roots();
+    let roots = rewrite.roots().iter().filter_map(|name| op::find("", name));
+    let roots: SmallVec<[&Operator; 8]> = roots.collect();
     let pass = rewrite.info().name;
     let mut work = Worklist { queue: VecDeque::new(), waiting: SideTable::new() };
     for graph in model.graphs().collect::<Vec<_>>() {
         for node in model.nodes(graph) {
-            if is_root(model, node, roots) {
+            if is_root(model, node, &roots) {
                 work.push(node);
             }
         }
     }
     let mut changed = Changed::No;
     while let Some(root) = work.pop() {
-        if model.node(root).is_none() || !is_root(model, root, roots) {
+        if model.node(root).is_none() || !is_root(model, root, &roots) {
             continue;
         }
         let patch = match rewrite.try_rewrite(model, root) {
@@ -136,9 +140,9 @@ fn model_users(model: &Model, value: ValueId) -> Vec<NodeId> {
     model.users(value).chain(producer).collect()
 }
 
-fn is_root(model: &Model, node: NodeId, roots: &[&str]) -> bool {
-    let op = model[node].op();
-    op.domain().is_empty() && roots.contains(&op.name.as_str())
+/// Whether a node's operator is one of these, by their entries in the table: texts would have to be read.
+fn is_root(model: &Model, node: NodeId, roots: &[&'static Operator]) -> bool {
+    model[node].op().def.is_some_and(|def| roots.iter().any(|&root| ptr::eq(root, def)))
 }
 
 fn miss(cx: &mut PassCx<'_>, model: &Model, pass: &'static str, root: NodeId, why: &str) {

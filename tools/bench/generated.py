@@ -30,7 +30,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import peers  # First, since it makes the oracle's modules known.
 from errors import OracleError
-from measure import measure
+from measure import measure, settle
 from tool import Onnxfix, further_models
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -161,6 +161,7 @@ def measure_case(case: Case, onnxfix: Onnxfix, runs: int) -> dict[str, list[dict
                 command = ["cp", str(case.model), *map(str, case.data), folder]
                 if tool == "onnxfix":
                     command = [str(onnxfix.binary), "optimize", str(case.model), "-o", str(out), "-q", *case.options]
+                settle([case.model, *case.data], Path(folder))
                 entries.append(measure(command))
                 if tool == "onnxfix" and case.is_checked and entries[-1]["exit"] == 0:
                     onnx.checker.check_model(str(out))

@@ -23,7 +23,7 @@ import peers  # First, since it makes the oracle's modules known.
 import graph as graphs
 import inputs as meaningful
 from errors import OracleError
-from measure import measure
+from measure import measure, settle
 from tool import Onnxfix, further_models
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -65,10 +65,9 @@ def commands(source: Path, out: Path, shapes: dict, onnxfix: Onnxfix) -> dict[st
     return found
 
 
-def run_once(command: list[str], out: Path, limit: float) -> dict:
+def run_once(command: list[str], source: Path, out: Path, limit: float) -> dict:
     """One measured run; what it wrote is weighed and deleted."""
-    # Otherwise this run would wait for what the one before it has still to write.
-    os.sync()
+    settle([source], out.parent)
     figures = measure(command, limit)
     written = list(out.parent.glob(f"{out.name}*"))
     figures["written_bytes"] = sum(path.stat().st_size for path in written)
@@ -97,7 +96,7 @@ def measure_model(source: Path, arguments: argparse.Namespace, onnxfix: Onnxfix)
             if any(entry["exit"] for entry in runs[name]):
                 continue
             print(f"{source.stem}: run {number + 1} of {arguments.runs}: {name}", file=sys.stderr)
-            runs[name].append(run_once(tools[name], out, arguments.limit))
+            runs[name].append(run_once(tools[name], source, out, arguments.limit))
     return runs
 
 

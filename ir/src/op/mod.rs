@@ -51,10 +51,10 @@ mod signal;
 mod testing;
 mod text;
 
-use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::LazyLock;
 
+use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 use crate::{Attrs, DataType, Dim, Name, Shape, Tensor, TensorError, TensorType, Type};
@@ -251,12 +251,20 @@ pub fn normal_domain(domain: &str) -> &str {
     if domain == "ai.onnx" { "" } else { domain }
 }
 
+/// The operators by domain and name.
+static TABLE: LazyLock<HashMap<(&str, &str), (&Operator, Name)>> =
+    LazyLock::new(|| all().map(|op| ((op.domain, op.name), (op, op.name.into()))).collect());
+
 /// The operator of this domain (in its normal spelling) and type, if the table has it.
 #[must_use]
 pub fn find(domain: &str, name: &str) -> Option<&'static Operator> {
-    static TABLE: LazyLock<HashMap<(&str, &str), &Operator>> =
-        LazyLock::new(|| all().map(|op| ((op.domain, op.name), op)).collect());
-    TABLE.get(&(domain, name)).copied()
+    TABLE.get(&(domain, name)).map(|(operator, _)| *operator)
+}
+
+/// As [`find`], with the name that all nodes of the operator share: comparing names is most of what looking for a
+/// pattern costs, and one place in memory stays in the cache of a processor.
+pub(crate) fn find_named(domain: &str, name: &str) -> Option<(&'static Operator, Name)> {
+    TABLE.get(&(domain, name)).map(|(operator, name)| (*operator, name.clone()))
 }
 
 /// Every operator of the table.

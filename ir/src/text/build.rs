@@ -1,6 +1,6 @@
 //! Makes a model of what was read: resolves names, in bodies also those of the graphs around them.
 
-use std::collections::HashMap;
+use hashbrown::HashMap;
 
 use super::lex::{Fail, Parsed};
 use super::tree::{AttrText, AttrValueText, Declared, FunctionText, GraphText, Ident, NodeText};

@@ -1,7 +1,6 @@
 //! eliminate-common-subexpressions
 
-use std::collections::HashMap;
-
+use hashbrown::HashMap;
 use onnxfix_ir::{GraphId, Model, NodeId, ValueId};
 
 use crate::key::OpKey;

@@ -1,7 +1,6 @@
 //! eliminate-duplicate-initializers
 
-use std::collections::HashMap;
-
+use hashbrown::HashMap;
 use onnxfix_ir::{Model, ValueId};
 use smallvec::SmallVec;
 

@@ -1,7 +1,6 @@
 //! eliminate-unused-opsets
 
-use std::collections::HashSet;
-
+use hashbrown::HashSet;
 use onnxfix_ir::{Model, op};
 
 use crate::{Changed, Pass, PassCx, PassError, declare_pass};

@@ -1,7 +1,6 @@
 //! fix-input-shapes
 
-use std::collections::HashMap;
-
+use hashbrown::HashMap;
 use onnxfix_ir::infer::forget_shapes;
 use onnxfix_ir::{Dim, Model, Name, Shape, TensorType, Type, ValueId};
 

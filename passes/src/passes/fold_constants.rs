@@ -1,9 +1,10 @@
 //! fold-constants
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::collections::BinaryHeap;
 use std::sync::Arc;
 
+use hashbrown::{HashMap, HashSet};
 use onnxfix_ir::infer::{evaluate, known_shape};
 use onnxfix_ir::op::EvalError;
 use onnxfix_ir::{

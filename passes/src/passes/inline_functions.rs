@@ -1,7 +1,6 @@
 //! inline-functions
 
-use std::collections::HashMap;
-
+use hashbrown::HashMap;
 use onnxfix_ir::{Attrs, GraphId, Model, NodeId, op};
 
 use crate::{Changed, Documented, Pass, PassCx, PassError, declare_pass};
