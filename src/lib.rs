@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod cli;
 pub mod engine;
+pub mod ranges;
 pub mod record;
 pub mod report;
 pub mod source;

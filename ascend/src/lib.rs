@@ -3,4 +3,6 @@
 //! Everything here is from published material (each entry names its source); nothing of it was run on a device.
 
 pub mod cost;
+pub mod facts;
 pub mod finding;
+pub mod inspect;

@@ -54,4 +54,4 @@ pub use store::{
 };
 pub use tensor::{Element, External, Tensor, TensorData, TensorError, TensorExtra};
 pub use types::{DataType, Shape, TensorType, Type};
-pub use view::{View, Visited};
+pub use view::{View, Visited, dot};

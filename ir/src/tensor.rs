@@ -479,6 +479,40 @@ impl Tensor {
         (0..POINTS).fold(start, |hash, i| add(hash, reader.read(i * step, POINT)))
     }
 
+    /// The largest absolute value of float32 or float64 elements; infinities count, what is no number does not. 0 where
+    /// there are none, nothing for other types. Large tensors are read piece by piece, so they do not stay in memory.
+    #[must_use]
+    pub fn max_abs(&self) -> Option<f64> {
+        const PIECE: usize = 256 << 10;
+        let size = match self.dtype {
+            DataType::Float => 4,
+            DataType::Double => 8,
+            _ => return None,
+        };
+        let bytes = self.raw().ok()?;
+        let mut reader = PieceReader::new(&bytes);
+        let whole = bytes.len() - bytes.len() % size;
+        let mut most = 0.0_f64;
+        for start in (0..whole).step_by(PIECE) {
+            let piece = reader.read(start, PIECE.min(whole - start));
+            most = most.max(match self.dtype {
+                // Without their sign, the bits of floats are in the order of the floats, and what is no number comes last.
+                DataType::Float => {
+                    let bits =
+                        piece.as_chunks().0.iter().map(|b| u32::from_le_bytes(*b) & 0x7fff_ffff);
+                    let infinity = f32::INFINITY.to_bits();
+                    let most = bits.map(|b| if b > infinity { 0 } else { b }).fold(0, u32::max);
+                    f64::from(f32::from_bits(most))
+                }
+                _ => {
+                    let numbers = piece.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b).abs());
+                    numbers.fold(0.0, f64::max)
+                }
+            });
+        }
+        Some(most)
+    }
+
     /// The fields beside the elements, made when there are none.
     pub fn extra_mut(&mut self) -> &mut TensorExtra {
         self.extra.get_or_insert_default()
@@ -505,6 +539,17 @@ mod tests {
 
     use super::{Tensor, TensorData};
     use crate::DataType;
+
+    #[test]
+    fn the_largest_magnitude_leaves_out_what_is_no_number() {
+        let of =
+            |elements: &[f32]| Tensor::new(&[elements.len() as i64], elements.to_vec()).max_abs();
+        assert_eq!(of(&[1.0, -3.5, f32::NAN]), Some(3.5));
+        assert_eq!(of(&[1.0, f32::NEG_INFINITY]), Some(f64::INFINITY));
+        assert_eq!(of(&[]), Some(0.0));
+        assert_eq!(Tensor::new(&[2], vec![-2.0_f64, 1.0]).max_abs(), Some(2.0));
+        assert_eq!(Tensor::new(&[1], vec![1_i32]).max_abs(), None);
+    }
 
     #[test]
     fn elements_of_six_bits_are_packed() {

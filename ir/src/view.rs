@@ -4,12 +4,14 @@
 //! questions (is there a path, what dominates what) and never decide in which order nodes are stored.
 
 use petgraph::Direction;
+use petgraph::dot::{Config, Dot};
+use petgraph::graph::{DiGraph, NodeIndex};
 use petgraph::visit::{
     GraphBase, GraphRef, IntoNeighbors, IntoNeighborsDirected, IntoNodeIdentifiers, VisitMap,
     Visitable,
 };
 
-use crate::{GraphId, Model, NodeId, sort};
+use crate::{GraphId, Model, Node, NodeId, SideTable, ValueId, sort};
 
 /// One graph of a model, bodies not entered.
 #[derive(Debug, Clone, Copy)]
@@ -93,6 +95,54 @@ impl Visitable for View<'_> {
     }
 }
 
+/// A graph for Graphviz: a box for each node with its operator, its name and the shapes it makes, and an arrow for each
+/// value that another node reads. Constants are left out.
+#[must_use]
+pub fn dot(model: &Model, graph: GraphId) -> String {
+    let mut drawn: DiGraph<String, String> = DiGraph::new();
+    let mut boxes: SideTable<Node, NodeIndex> = SideTable::new();
+    let shape = |value: ValueId| match model[value].tensor_type() {
+        Some(ty) => ty.to_string(),
+        None => String::new(),
+    };
+    for node in model.nodes(graph).filter(|&node| !model[node].op().is("Constant")) {
+        let n = &model[node];
+        let makes: Vec<String> = n.outputs().iter().flatten().map(|&v| shape(v)).collect();
+        let name = n.name.as_deref().unwrap_or_default();
+        let lines = [n.op().to_string(), name.to_owned(), makes.join(", ")];
+        let lines: Vec<String> = lines.into_iter().filter(|line| !line.is_empty()).collect();
+        boxes.insert(node, drawn.add_node(lines.join("\n")));
+    }
+    let interface = |drawn: &mut DiGraph<String, String>, what: &str, v: ValueId| {
+        drawn.add_node(format!("{what} {}\n{}", model[v].name(), shape(v)))
+    };
+    for &input in model[graph].inputs() {
+        let from = interface(&mut drawn, "input", input);
+        for to in model.users(input).filter_map(|user| model.ancestor_in(user, graph)) {
+            if let Some(&to) = boxes.get(to) {
+                drawn.update_edge(from, to, String::new());
+            }
+        }
+    }
+    let view = View { model, graph };
+    for node in model.nodes(graph) {
+        let Some(&from) = boxes.get(node) else { continue };
+        for to in view.neighbors(node) {
+            if let Some(&to) = boxes.get(to) {
+                drawn.update_edge(from, to, String::new());
+            }
+        }
+    }
+    for &output in model[graph].outputs() {
+        let to = interface(&mut drawn, "output", output);
+        if let Some(&from) = model.producer(output).and_then(|node| boxes.get(node)) {
+            drawn.update_edge(from, to, String::new());
+        }
+    }
+    let text = Dot::with_config(&drawn, &[Config::EdgeNoLabel]).to_string();
+    text.replacen("digraph {", "digraph {\n    node [shape=box]", 1)
+}
+
 #[cfg(test)]
 mod tests {
     use petgraph::algo::{dominators, has_path_connecting, toposort};
@@ -127,6 +177,15 @@ mod tests {
         assert!(has_path_connecting(view, a, c, None));
         assert!(!has_path_connecting(view, b, c, None));
         assert_eq!(view.neighbors_directed(c, Direction::Incoming).collect::<Vec<_>>(), [a]);
+    }
+
+    #[test]
+    fn a_drawing_has_a_box_for_each_node_and_an_arrow_for_each_edge() {
+        let (model, _) = model();
+        let text = dot(&model, model.root());
+        assert!(text.starts_with("digraph {\n    node [shape=box]\n"), "{text}");
+        // x, a, b and c; x to a and c, a to b and c.
+        assert_eq!((text.matches("label").count(), text.matches("->").count()), (4, 4), "{text}");
     }
 
     #[test]

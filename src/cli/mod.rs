@@ -3,6 +3,7 @@
 mod atc;
 mod bench;
 mod completions;
+mod inspect;
 mod optimize;
 mod output;
 mod passes;
@@ -21,7 +22,7 @@ use tracing_subscriber::EnvFilter;
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done; for verify: equal
-  1  it ran and the answer is no: the models differ
+  1  it ran and the answer is no: the models differ, the target would refuse the model
   2  it could not run: wrong usage, unreadable file, impossible shapes
 
 Start with:
@@ -49,6 +50,7 @@ struct Cli {
 enum Command {
     Optimize(optimize::Args),
     Verify(verify::Args),
+    Inspect(inspect::Args),
     Bench(bench::Args),
     Print(print::Args),
     Passes(passes::Args),
@@ -75,6 +77,7 @@ pub fn main() -> ExitCode {
     let verdict = match cli.command {
         Command::Optimize(args) => optimize::run(&args, &out),
         Command::Verify(args) => verify::run(&args, &out),
+        Command::Inspect(args) => inspect::run(&args, &out),
         Command::Bench(args) => bench::run(&args, &out),
         Command::Print(args) => print::run(&args, &out),
         Command::Passes(args) => passes::run(&args, &out),

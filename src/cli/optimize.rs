@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use onnxfix_ascend::facts::release;
 use onnxfix_ir::text::{Mode, print};
 use onnxfix_ir::{LoadOptions, Model, StoreOptions, check, store};
 use onnxfix_passes::{Options, PROVENANCE, Pipeline, Stop, find, run as run_passes};
@@ -15,7 +16,7 @@ use super::shapes::Shapes;
 use crate::record::Record;
 use crate::report::{Report, Summary, bytes};
 use crate::source::{Input, ensure_unchanged, is_text, read};
-use crate::target::Target;
+use crate::target::{Target, toolkit};
 use crate::verify::TARGET;
 
 /// Rewrite a model for its target.
@@ -34,6 +35,11 @@ pub(crate) struct Args {
     /// What the result is for.
     #[arg(long, value_enum, default_value_t = Target::Ascend310P3)]
     target: Target,
+
+    /// Version of CANN that will compile the result, which bounds its opset [default: that of the toolkit on this machine,
+    /// else 7.0].
+    #[arg(long, value_name = "VERSION")]
+    cann: Option<String>,
 
     #[command(flatten)]
     shapes: Shapes,
@@ -230,9 +236,15 @@ fn ensure_place(flag: &str, path: &Path) -> Result<()> {
 
 /// The options and passes that the flags ask for.
 fn plan(args: &Args) -> Result<(Options, Pipeline)> {
+    let cann = release(&toolkit::version(args.cann.as_deref())).context("--cann")?;
+    if let (Some(opset), Some(_), [low, high]) = (args.opset, &args.cann, cann.opsets)
+        && !i64::try_from(opset).is_ok_and(|opset| (low..=high).contains(&opset))
+    {
+        bail!("--opset {opset}: CANN {} takes opsets {low} to {high}", cann.line);
+    }
     let mut options = Options {
         static_shapes: args.target.static_shapes(),
-        opset: args.opset.or(args.target.opset()),
+        opset: args.opset.or(args.target.opset(&cann)),
         fold_limit: args.fold_limit,
         max_rewrites: args.max_rewrites,
         why_not: args.why_not.clone(),

@@ -275,7 +275,7 @@ fn escape(text: &str) -> String {
 }
 
 /// Items joined by commas into lines of about this width.
-fn wrap(items: &[String], width: usize) -> Vec<String> {
+pub(crate) fn wrap(items: &[String], width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for item in items {
         match lines.last_mut() {

@@ -1,6 +1,9 @@
 //! What the optimized model is for.
 
+pub mod toolkit;
+
 use clap::ValueEnum;
+use onnxfix_ascend::facts::Cann;
 use onnxfix_passes::{NPU_ONLY, PASSES, PORTABLE_ONLY, PassError, Pipeline};
 
 /// A target, which decides what must hold afterwards and which passes help.
@@ -21,12 +24,12 @@ impl Target {
         self == Target::Ascend310P3
     }
 
-    /// The opset that the target wants; none where the model's own is as good.
+    /// The opset that the target wants under a release of CANN; none where the model's own is as good.
     #[must_use]
-    pub fn opset(self) -> Option<u64> {
+    pub fn opset(self, cann: &Cann) -> Option<u64> {
         match self {
             // Every CANN from 5 on has all operators registered for it.
-            Target::Ascend310P3 => Some(13),
+            Target::Ascend310P3 => Some(cann.opsets[1].min(13).unsigned_abs()),
             Target::Portable => None,
         }
     }

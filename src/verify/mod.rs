@@ -290,6 +290,25 @@ impl Loaded {
     }
 }
 
+/// Runs a model on samples that mean something, and hands over the values of these names for each of them. What the
+/// user should know about how it ran comes back.
+pub(crate) fn values(
+    subject: &Subject,
+    options: &Options,
+    names: &[String],
+    mut each: impl FnMut(&[Tensor]),
+) -> Result<Vec<String>, LoadError> {
+    let model = &subject.model;
+    let (dims, mut notes) = shapes::resolve(model, model, options)?;
+    let samples = samples::generate(&roles::analyse(model), &dims, options.samples, options.seed);
+    let (runner, note) = Runner::new(subject, &dims, names, Lowering::Kernels)?;
+    notes.extend(note);
+    for sample in &samples {
+        each(&runner.run(sample)?);
+    }
+    Ok(notes)
+}
+
 struct Context<'a> {
     before: &'a Subject,
     after: &'a Subject,
