@@ -5,6 +5,7 @@
 
 use onnxfix::engine::{Engine, InputSpec, Lowering, Request, Source};
 use onnxfix::target::Target;
+use onnxfix_ascend::facts::release;
 use onnxfix_generate::{Choices, Recipe, Sample, is_equal, sample, show};
 use onnxfix_ir::text::{Mode, print};
 use onnxfix_ir::{AttrValue, DataType, Model, Tensor, write_to};
@@ -105,6 +106,7 @@ fn tract_computes_the_same_before_and_after() {
             refused_before += 1;
             continue;
         };
+        let cann = release("7.0").expect("a release of the table");
         for target in [Target::Ascend310P3, Target::Portable] {
             let dims = sample
                 .dims
@@ -113,7 +115,7 @@ fn tract_computes_the_same_before_and_after() {
             let options = Options {
                 dims: if target.static_shapes() { dims.collect() } else { Vec::new() },
                 static_shapes: target.static_shapes(),
-                opset: target.opset(),
+                opset: target.opset(&cann),
                 ..Options::default()
             };
             let mut model = sample.model.clone();

@@ -44,10 +44,10 @@ pub struct Chip {
     /// Most axes of a tensor.
     #[serde(default = "eight")]
     pub max_rank: usize,
-    /// Bytes of a row of values, result and indices that GatherElements gathers by vectors.
+    /// Bytes of a row of values, result and indices that `GatherElements` gathers by vectors.
     #[serde(default)]
     pub gather_elements_row: u64,
-    /// Bytes of data from which on GatherElements along another axis goes to the AI CPU.
+    /// Bytes of data from which on `GatherElements` along another axis goes to the AI CPU.
     #[serde(default)]
     pub gather_elements_data: u64,
     /// Indices from which on it does.
@@ -318,7 +318,7 @@ impl Facts {
 /// When it is no version, or older than all.
 pub fn release(version: &str) -> Result<Cann, FactsError> {
     let number = |text: &str| {
-        let mut parts = text.split('.').map(|part| part.parse::<u32>());
+        let mut parts = text.split('.').map(str::parse::<u32>);
         match (parts.next(), parts.next()) {
             (Some(Ok(major)), Some(Ok(minor))) => Some((major, minor)),
             (Some(Ok(major)), None) => Some((major, 0)),
@@ -368,9 +368,15 @@ mod tests {
             assert_eq!((facts.soc.as_str(), facts.cann.line.as_str()), want);
         }
         let told = |soc, cann| Facts::find(soc, cann).expect_err("unknown").to_string();
-        insta::assert_snapshot!(told("Ascend310P", "7.0"), @"");
-        insta::assert_snapshot!(told("Ascend310P3", "four"), @"");
-        insta::assert_snapshot!(told("Ascend310P3", "4.9"), @"");
+        insta::assert_snapshot!(told("Ascend310P", "7.0"), @r#"
+        no chip is called "Ascend310P"; known are Ascend310P1, Ascend310P3, Ascend310P5, Ascend310P7, Ascend310, Ascend310B1, Ascend310B2, Ascend310B3, Ascend310B4, Ascend910B1, Ascend910B2, Ascend910B3, Ascend910B4
+        "#);
+        insta::assert_snapshot!(told("Ascend310P3", "four"), @r#"
+        CANN "four" is not known; known are 5.1, 6.0, 6.3, 7.0, 8.0, 8.1, 8.5
+        "#);
+        insta::assert_snapshot!(told("Ascend310P3", "4.9"), @r#"
+        CANN "4.9" is not known; known are 5.1, 6.0, 6.3, 7.0, 8.0, 8.1, 8.5
+        "#);
     }
 
     #[test]

@@ -495,19 +495,16 @@ impl Tensor {
         let mut most = 0.0_f64;
         for start in (0..whole).step_by(PIECE) {
             let piece = reader.read(start, PIECE.min(whole - start));
-            most = most.max(match self.dtype {
-                // Without their sign, the bits of floats are in the order of the floats, and what is no number comes last.
-                DataType::Float => {
-                    let bits =
-                        piece.as_chunks().0.iter().map(|b| u32::from_le_bytes(*b) & 0x7fff_ffff);
-                    let infinity = f32::INFINITY.to_bits();
-                    let most = bits.map(|b| if b > infinity { 0 } else { b }).fold(0, u32::max);
-                    f64::from(f32::from_bits(most))
-                }
-                _ => {
-                    let numbers = piece.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b).abs());
-                    numbers.fold(0.0, f64::max)
-                }
+            most = most.max(if self.dtype == DataType::Float {
+                // Without their sign, the bits of floats are in the order of the floats, and what is no number comes
+                // last.
+                let bits = piece.as_chunks().0.iter().map(|b| u32::from_le_bytes(*b) & 0x7fff_ffff);
+                let infinity = f32::INFINITY.to_bits();
+                let bits = bits.map(|b| if b > infinity { 0 } else { b });
+                f64::from(f32::from_bits(bits.fold(0, u32::max)))
+            } else {
+                let numbers = piece.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b).abs());
+                numbers.fold(0.0, f64::max)
             });
         }
         Some(most)

@@ -59,7 +59,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Numbers")]
     seed: u64,
 
-    /// Write the nodes that should stay in float32, a line each, for ATC's --keep_dtype.
+    /// Write the nodes that should stay in float32, a line each, for ATC's `--keep_dtype`.
     #[arg(long, value_name = "FILE", requires = "samples", help_heading = "Numbers")]
     keep_dtype: Option<PathBuf>,
 

@@ -163,7 +163,7 @@ fn node_names(cx: &mut Cx<'_>) {
         seen.iter().filter(|(_, n)| **n > 1).map(|(name, _)| format!("{name:?}")).collect();
     twice.sort_unstable();
     if !twice.is_empty() {
-        let what = format!("{} names are those of several nodes", twice.len());
+        let what = format!("names that several nodes have: {}", twice.len());
         let kind = Kind {
             code: "node-names",
             severity: Error,

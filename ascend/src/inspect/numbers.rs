@@ -35,7 +35,7 @@ pub(super) fn check(cx: &mut Cx<'_>) {
             confirmed: true,
             pass: Some("bound-attention-mask"),
         };
-        let what = format!("{} constants reach ±{most:.3e}{clipped}", large.len());
+        let what = format!("constants beyond float16: {}, up to ±{most:.3e}{clipped}", large.len());
         cx.find(&kind, large, what);
     }
     let small = pick(&|range| range.smallest < SMALLEST);
@@ -49,7 +49,7 @@ pub(super) fn check(cx: &mut Cx<'_>) {
             confirmed: true,
             pass: None,
         };
-        let what = format!("{} small constants are 0 in float16", small.len());
+        let what = format!("constants that are 0 in float16: {}", small.len());
         cx.find(&kind, small, what);
     }
 }
@@ -63,7 +63,7 @@ fn constants<'a>(cx: &Cx<'a>) -> Vec<(String, &'a Tensor)> {
     let values = values.filter(|(id, tensor)| wide(tensor) && read(id));
     let mut found: Vec<(String, &Tensor)> =
         values.map(|(id, tensor)| (cx.value_path(id), &**tensor)).collect();
-    let is_read = |id: NodeId| model[id].outputs().iter().flatten().any(|v| read(v));
+    let is_read = |id: NodeId| model[id].outputs().iter().flatten().any(&read);
     for (id, node) in model.all_nodes() {
         for attr in &node.attrs.0 {
             if let AttrValue::Tensor(tensor) = &attr.value

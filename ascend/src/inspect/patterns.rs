@@ -35,7 +35,7 @@ impl Path {
             return Path::Unknown;
         };
         let input = |slot: usize| cx.model[node].input(slot).map(|v| &cx.model[v]);
-        let wide = input(1).and_then(|v| v.dtype()) == Some(DataType::Int64);
+        let wide = input(1).and_then(onnxfix_ir::Value::dtype) == Some(DataType::Int64);
         let rank = data.len();
         let axis = cx.model[node].attrs.int("axis").unwrap_or(0);
         let axis = if axis < 0 { axis + rank as i64 } else { axis };
@@ -100,7 +100,7 @@ const LOGIC: &[&str] = &["Where", "Not", "And", "Or", "Equal"];
 /// Masks that are applied by selecting, in every layer anew.
 fn masks(cx: &mut Cx<'_>) {
     let mut found: Vec<NodeId> = Vec::new();
-    for (id, node) in cx.running() {
+    for (_, node) in cx.running() {
         if !node.op().is("Softmax") {
             continue;
         }
@@ -125,7 +125,6 @@ fn masks(cx: &mut Cx<'_>) {
                 cx.model[at].inputs().iter().flatten().filter_map(|&v| cx.model.producer(v)),
             );
         }
-        let _behind = id;
     }
     let selects = found.iter().filter(|&&id| cx.model[id].op().is("Where")).count();
     if selects < 2 {
@@ -146,22 +145,24 @@ fn masks(cx: &mut Cx<'_>) {
     cx.find(&kind, at, format!("masks are applied by {ops}"));
 }
 
-/// A composite operator that ATC recognises in one form, and the pass that writes that form.
-const FORMS: &[(&str, &str, &str)] = &[
+/// A composite operator that ATC recognises in one form: code, name, the pass that writes that form, and the form.
+const FORMS: &[(&str, &str, &str, &str)] = &[
     (
         "layer-norm",
+        "layer normalizations",
         "canonicalise-layer-norm",
         "LayerNormONNXFusionPass takes one Sub with two readers, Pow by 2, and constants as second operands",
     ),
     (
         "gelu",
+        "GELUs",
         "canonicalise-gelu",
         "GeluONNXFusionPass takes a Div by √2, Erf, Add of 1 and Mul by 0.5, each with one reader",
     ),
 ];
 
 fn forms(cx: &mut Cx<'_>) {
-    for (code, pass, why) in FORMS {
+    for (code, name, pass, why) in FORMS {
         let places = rewritten(cx.model, pass);
         if places.is_empty() {
             continue;
@@ -174,7 +175,7 @@ fn forms(cx: &mut Cx<'_>) {
             confirmed: true,
             pass: Some(pass),
         };
-        let what = format!("{} are written in a form that ATC does not fuse", places.len());
+        let what = format!("{name} in a form that ATC does not fuse: {}", places.len());
         cx.find(&kind, places, what);
     }
 }

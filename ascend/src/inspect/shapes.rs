@@ -2,7 +2,7 @@
 
 use onnxfix_ir::{NodeId, ValueId};
 
-use super::{Cx, Kind};
+use super::{Cx, Kind, counted};
 use crate::finding::Severity::{Error, Note, Warning};
 
 /// Edge of the tiles that a cube unit multiplies.
@@ -64,8 +64,7 @@ fn open(cx: &mut Cx<'_>) {
             pass: None,
         };
         let at = cx.paths(&nodes);
-        let what =
-            format!("{} nodes make values whose shape is not known before they run", nodes.len());
+        let what = format!("shapes that are not known before the model runs: {}", ops(cx, &nodes));
         cx.find(&kind, at, what);
     }
 }
@@ -86,7 +85,7 @@ fn empty_and_deep(cx: &mut Cx<'_>) {
             pass: None,
         };
         let at = cx.paths(&empty);
-        cx.find(&kind, at, format!("{} nodes make tensors without elements", empty.len()));
+        cx.find(&kind, at, format!("tensors without elements: {}", ops(cx, &empty)));
     }
     let most = cx.facts.chip.max_rank;
     let deep: Vec<NodeId> =
@@ -101,8 +100,13 @@ fn empty_and_deep(cx: &mut Cx<'_>) {
             pass: None,
         };
         let at = cx.paths(&deep);
-        cx.find(&kind, at, format!("{} nodes make tensors of more than {most} axes", deep.len()));
+        cx.find(&kind, at, format!("tensors of more than {most} axes: {}", ops(cx, &deep)));
     }
+}
+
+/// Nodes by their operators.
+fn ops(cx: &Cx<'_>, nodes: &[NodeId]) -> String {
+    counted(nodes.iter().map(|&id| cx.model[id].op().name.as_str()))
 }
 
 fn products(cx: &mut Cx<'_>) {
@@ -132,7 +136,7 @@ fn products(cx: &mut Cx<'_>) {
             pass: Some("decompose-span-convolution"),
         };
         let at = cx.paths(&tiny);
-        cx.find(&kind, at, format!("{} MatMul are batches of tiny products", tiny.len()));
+        cx.find(&kind, at, format!("batches of tiny products: {} MatMul", tiny.len()));
     }
     if !unaligned.is_empty() {
         let kind = Kind {
@@ -144,7 +148,7 @@ fn products(cx: &mut Cx<'_>) {
             pass: None,
         };
         let at = cx.paths(&unaligned);
-        let what = format!("{} MatMul have sizes that are no multiple of {TILE}", unaligned.len());
+        let what = format!("sizes that are no multiple of {TILE}: {} MatMul", unaligned.len());
         cx.find(&kind, at, what);
     }
 }

@@ -47,11 +47,10 @@ fn unsupported(cx: &mut Cx<'_>, dtype: DataType, has_it: bool, code: &'static st
 /// Inputs that say where and how far, not what: they are read when the model is compiled.
 fn is_shape_operand(op: &str, slot: usize) -> bool {
     match op {
-        "Reshape" | "Expand" | "Tile" | "Unsqueeze" | "Squeeze" | "Split" | "TopK" => slot == 1,
+        "Reshape" | "Expand" | "Tile" | "Unsqueeze" | "Squeeze" | "Split" | "TopK" | "CumSum"
+        | "OneHot" => slot == 1,
         "Slice" | "Pad" | "Resize" | "CenterCropPad" => slot >= 1,
         "ConstantOfShape" => slot == 0,
-        "CumSum" => slot == 1,
-        "OneHot" => slot == 1,
         _ => op.starts_with("Reduce") && slot == 1,
     }
 }
@@ -88,7 +87,7 @@ fn integers(cx: &mut Cx<'_>) {
         pass: Some("cast-inputs-to-int32"),
     };
     let at = cx.paths(&nodes);
-    cx.find(&kind, at, format!("{} nodes compute in int64: {ops}", nodes.len()));
+    cx.find(&kind, at, format!("arithmetic in int64: {ops}"));
 }
 
 fn ai_cpu(cx: &mut Cx<'_>) {
@@ -123,7 +122,7 @@ fn ai_cpu(cx: &mut Cx<'_>) {
             pass,
         };
         let at = cx.paths(&nodes);
-        cx.find(&kind, at, format!("{} {op} on {dtype} run on the AI CPU", nodes.len()));
+        cx.find(&kind, at, format!("on the AI CPU: {} {op} of {dtype}", nodes.len()));
     }
 }
 
@@ -142,13 +141,13 @@ fn foldable(cx: &mut Cx<'_>) {
     let wide = nodes.iter().filter(|id| wide(id)).count();
     let what = if stays.is_empty() {
         format!(
-            "{} nodes depend on shapes and constants only; ATC folds them once shapes are fixed",
+            "computed from shapes and constants only, by {} nodes; ATC folds them once shapes are fixed",
             nodes.len()
         )
     } else {
         let ops = counted(stays.iter().map(|&id| model[id].op().name.as_str()));
         format!(
-            "{} nodes depend on shapes and constants only ({wide} of them on int64), and ATC does not fold {ops}",
+            "computed from shapes and constants only, by {} nodes, {wide} of them on int64; ATC does not fold {ops}",
             nodes.len()
         )
     };

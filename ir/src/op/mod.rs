@@ -251,8 +251,10 @@ pub fn normal_domain(domain: &str) -> &str {
     if domain == "ai.onnx" { "" } else { domain }
 }
 
-/// The operators by domain and name.
-static TABLE: LazyLock<HashMap<(&str, &str), (&Operator, Name)>> =
+/// Operators by domain and name, each with its name as the nodes share it.
+type Table = HashMap<(&'static str, &'static str), (&'static Operator, Name)>;
+
+static TABLE: LazyLock<Table> =
     LazyLock::new(|| all().map(|op| ((op.domain, op.name), (op, op.name.into()))).collect());
 
 /// The operator of this domain (in its normal spelling) and type, if the table has it.
