@@ -4,3 +4,4 @@
 
 pub mod cost;
 pub mod finding;
+pub mod platform;
