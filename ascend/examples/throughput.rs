@@ -286,7 +286,7 @@ fn forms(chip: &Platform) -> Result<serde_json::Value> {
     Ok(rows.into())
 }
 
-/// One layer as ONNX text. Weights are declared and have no elements: what a layer costs does not depend on them.
+/// One layer as ONNX text. Weights are written as what the compiler would compute, since their elements do not matter.
 fn layer(batch: i64, form: Form) -> String {
     const HEADS: i64 = 12;
     const WIDTH: i64 = 64;
@@ -295,11 +295,6 @@ fn layer(batch: i64, form: Form) -> String {
     let distances = 2 * TOKENS + i64::from(form.one_slice);
     let group = form.group;
     let mut weights = vec![
-        format!("float[{hidden},{hidden}] Wo, float[{hidden}] bo"),
-        format!("float[1,{HEADS},{WIDTH},{distances}] A1, float[1,{HEADS},{WIDTH},{distances}] A2"),
-        format!("float[{hidden},{}] W1, float[{}] b1", 4 * hidden, 4 * hidden),
-        format!("float[{},{hidden}] W2, float[{hidden}] b2", 4 * hidden),
-        format!("float[{hidden}] g1, float[{hidden}] h1, float[{hidden}] g2, float[{hidden}] h2"),
         format!("int64[4] split = {{{batch}, {TOKENS}, {HEADS}, {WIDTH}}}"),
         format!("int64[2] rows = {{{rows}, {hidden}}}"),
         "float two = {2}, float eps = {1e-7}, float root = {1.41421354}, float one = {1}, float half = {0.5}"
@@ -311,17 +306,28 @@ fn layer(batch: i64, form: Form) -> String {
         format!("int64[1] tokens = {{{TOKENS}}}, int64[1] first = {{{}}}", TOKENS - 1),
         format!("int64[1] last = {{{}}}, int64[1] ends = {{{}}}", TOKENS - 1 + TOKENS * (2 * TOKENS - 1), 2 * TOKENS),
     ];
+    let mut floats = vec![
+        ("Wo", vec![hidden, hidden]),
+        ("bo", vec![hidden]),
+        ("A1", vec![1, HEADS, WIDTH, distances]),
+        ("A2", vec![1, HEADS, WIDTH, distances]),
+        ("W1", vec![hidden, 4 * hidden]),
+        ("b1", vec![4 * hidden]),
+        ("W2", vec![4 * hidden, hidden]),
+        ("b2", vec![hidden]),
+    ];
+    floats.extend(["g1", "h1", "g2", "h2"].map(|norm| (norm, vec![hidden])));
     let mut body: Vec<String> = Vec::new();
     if form.merged {
-        weights.push(format!("float[{hidden},{}] W, float[{}] b", 3 * hidden, 3 * hidden));
+        floats.extend([("W", vec![hidden, 3 * hidden]), ("b", vec![3 * hidden])]);
         weights.push(format!("int64[3] parts = {{{hidden}, {hidden}, {hidden}}}"));
         body.push(
             "m = MatMul (x, W)  mb = Add (m, b)  qb, kb, vb = Split <axis = 1> (mb, parts)"
                 .to_owned(),
         );
     } else {
-        for p in ["q", "k", "v"] {
-            weights.push(format!("float[{hidden},{hidden}] W{p}, float[{hidden}] b{p}"));
+        for (p, [weight, bias]) in [("q", ["Wq", "bq"]), ("k", ["Wk", "bk"]), ("v", ["Wv", "bv"])] {
+            floats.extend([(weight, vec![hidden, hidden]), (bias, vec![hidden])]);
             body.push(format!("{p} = MatMul (x, W{p})  {p}b = Add ({p}, b{p})"));
         }
     }
@@ -390,6 +396,11 @@ fn layer(batch: i64, form: Form) -> String {
     body.push("fo = Add (fe, one)  fm = Mul (fb, fo)  fg = Mul (fm, half)".to_owned());
     body.push("l = MatMul (fg, W2)  lb = Add (l, b2)  r2 = Add (lb, x1)".to_owned());
     body.push(norm("r2", "y", 2));
+    for (name, dims) in floats {
+        let dims: Vec<String> = dims.iter().map(ToString::to_string).collect();
+        weights.push(format!("int64[{}] size{name} = {{{}}}", dims.len(), dims.join(", ")));
+        body.insert(0, format!("{name} = ConstantOfShape (size{name})"));
+    }
     format!(
         "layer (float[{rows},{hidden}] x, float[{batch},1,1,{TOKENS}] mask) => (float[{rows},{hidden}] y)\n<{}>\n{{ {} }}",
         weights.join(", "),

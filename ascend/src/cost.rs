@@ -456,8 +456,27 @@ mod tests {
     use super::*;
     use crate::platform;
 
+    /// A graph as text. A constant written without elements has zeros.
     fn model(text: &str) -> Model {
+        let text = &with_zeros(text);
         parse_graph(text, 13).unwrap_or_else(|e| panic!("{e}\n{text}"))
+    }
+
+    /// Writes ` = {0, ..}` behind `zeros float[2,3] w`.
+    fn with_zeros(text: &str) -> String {
+        let mut parts = text.split("zeros ");
+        let mut out = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            let end = part.find([',', '>'].as_slice()).map_or(0, |_| {
+                let close = part.find(']').unwrap_or(0);
+                close + part[close..].find([',', '>']).unwrap_or(0)
+            });
+            let dims = &part[part.find('[').unwrap_or(0) + 1..part.find(']').unwrap_or(0)];
+            let count: usize = dims.split(',').map(|d| d.parse().unwrap_or(1)).product();
+            let zeros = vec!["0"; count].join(", ");
+            out += &format!("{} = {{{zeros}}}{}", &part[..end], &part[end..]);
+        }
+        out
     }
 
     fn p3() -> &'static Platform {
@@ -596,7 +615,7 @@ mod tests {
 
     #[test]
     fn what_is_constant_is_computed_before() {
-        let text = "g (float[8] x) => (float[8] y) <float[8] a, float[8] b> { c = Mul (a, b)  d = Log (c)  e = Add (d, b)  y = Add (x, e) }";
+        let text = "g (float[8] x) => (float[8] y) <zeros float[8] a, zeros float[8] b> { c = Mul (a, b)  d = Log (c)  e = Add (d, b)  y = Add (x, e) }";
         // GE does not fold logarithms, nor what reads them.
         assert_eq!(operators(text), [("Log".to_owned(), 3)]);
         is_close(nodes(text)[0].total, 0.0);
@@ -604,7 +623,7 @@ mod tests {
 
     #[test]
     fn a_product_takes_its_bias_and_element_wise_nodes_take_each_other() {
-        let text = "g (float[32,64] x, float[32,16] r) => (float[32,16] y) <float[64,16] w, float[16] b, float c = {2}> {
+        let text = "g (float[32,64] x, float[32,16] r) => (float[32,16] y) <zeros float[64,16] w, zeros float[16] b, float c = {2}> {
    p = MatMul (x, w)  q = Add (p, b)  s = Mul (q, c)  t = Add (s, r)  y = Relu (t) }";
         assert_eq!(operators(text), [("MatMul".to_owned(), 2), ("Mul".to_owned(), 3)]);
         // A second reader needs the value itself.
@@ -612,7 +631,7 @@ mod tests {
         assert_eq!(operators(&read_twice)[1..], [("Mul".to_owned(), 1), ("Add".to_owned(), 2)]);
     }
 
-    const NORM: &str = "g (float[32,64] x) => (float[32,64] y) <float two = {2}, float e = {1e-7}, float[64] g, float[64] b> {
+    const NORM: &str = "g (float[32,64] x) => (float[32,64] y) <float two = {2}, float e = {1e-7}, zeros float[64] g, zeros float[64] b> {
    m = ReduceMean <axes = [-1]> (x)  c = Sub (x, m)  q = Pow (c, two)  v = ReduceMean <axes = [-1]> (q)  w = Add (v, e)
    s = Sqrt (w)  d = Div (c, s)  k = Mul (d, g)  y = Add (k, b) }";
 
@@ -677,13 +696,13 @@ mod tests {
         };
         let text = format!(
             "<ir_version: 8, opset_import: [\"\" : 17]> g (int32[32] i, float[32] m) => (float[1,64] y)
-<float[100,64] e, float[64,64] w, float[64] g, int64[1] first = {{0}}> {{
+<zeros float[100,64] e, zeros float[64,64] w, zeros float[64] g, int64[1] first = {{0}}> {{
    x0 = Gather (e, i)  mask = Neg (m)  {} {} {}  c = Gather (x3, first)  y = MatMul (c, w) }}",
             block(0),
             block(1),
             block(2)
         );
-        let m = onnxfix_ir::text::parse(&text).expect("a model");
+        let m = onnxfix_ir::text::parse(&with_zeros(&text)).expect("a model");
         let nodes = predict(&m, p3()).expect("a prediction").nodes;
         let layers: Vec<Option<usize>> = nodes.iter().map(|n| n.layer).collect();
         let of = |layer: usize| std::iter::repeat_n(Some(layer), 11);
@@ -700,7 +719,7 @@ mod tests {
     #[test]
     fn sums_intervals_and_assumptions_go_together() {
         let m = model(
-            "g (float[4,256] x) => (float[4,256] y) <int64[4,256] i> { e = Exp (x)  y = GatherElements <axis = 1> (e, i) }",
+            "g (float[4,256] x) => (float[4,256] y) <zeros int64[4,256] i> { e = Exp (x)  y = GatherElements <axis = 1> (e, i) }",
         );
         let prediction = predict(&m, p3()).expect("a prediction");
         let total: f64 = prediction.nodes.iter().map(|n| n.total).sum();

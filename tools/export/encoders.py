@@ -44,7 +44,8 @@ MODELS = {
     "albert-base": (AlbertForSequenceClassification, AlbertConfig(**ALBERT_BASE),
                     ["input_ids", "attention_mask", "token_type_ids"]),
     "ernie-base": (ErnieForSequenceClassification, ErnieConfig(**ERNIE_BASE), ["input_ids", "token_type_ids"]),
-    "gpt2": (GPT2LMHeadModel, GPT2Config(vocab_size=21128, bos_token_id=0, eos_token_id=0), ["input_ids"]),
+    "gpt2": (GPT2LMHeadModel, GPT2Config(vocab_size=21128, bos_token_id=0, eos_token_id=0),
+             ["input_ids", "attention_mask"]),
 }
 
 

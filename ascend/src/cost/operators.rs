@@ -80,8 +80,7 @@ impl<'m> Operators<'m> {
         let mut found =
             Operators { m, list: Vec::new(), constant: HashSet::new(), owner: HashMap::new() };
         for (id, value) in m.all_values() {
-            // A declared value that nothing makes stands for a weight whose elements were left out.
-            if matches!(value.def(), Def::Initializer(_) | Def::Missing) {
+            if matches!(value.def(), Def::Initializer(_)) {
                 found.constant.insert(id);
             }
         }
