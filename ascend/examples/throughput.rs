@@ -50,6 +50,7 @@ struct PublishedPoints {
 struct Point {
     model: String,
     source: String,
+    graph: String,
     seq: i64,
     batch: u64,
     published_us: f64,
@@ -169,17 +170,17 @@ fn plan_points(chip: &Platform) -> Result<Vec<(Point, Plan)>> {
             for points in &model.points {
                 let batches = points.batches.as_deref().unwrap_or(BATCHES);
                 for (&batch, &fps) in batches.iter().zip(&points.fps) {
-                    let plan = match plans.get(&(batch, points.seq)) {
-                        Some(plan) => plan.clone(),
-                        None => {
-                            let prepared = prepared(&graph, batch, points.seq, model.optimize)?;
-                            Plan::new(&prepared, chip)?
-                        }
+                    let plan = if let Some(plan) = plans.get(&(batch, points.seq)) {
+                        plan.clone()
+                    } else {
+                        let prepared = prepared(&graph, batch, points.seq, model.optimize)?;
+                        Plan::new(&prepared, chip)?
                     };
                     plans.insert((batch, points.seq), plan.clone());
                     let point = Point {
                         model: model.name.clone(),
                         source: model.source.clone(),
+                        graph: model.graph.clone(),
                         seq: points.seq,
                         batch,
                         published_us: batch as f64 * 1e6 / fps,
@@ -351,22 +352,12 @@ fn layer(batch: i64, form: Form) -> String {
         if !all {
             body.extend(["qh", "kh", "vh", "mask"].map(part));
         }
-        let skew = |y: &str| {
-            if form.one_slice {
-                format!("{y}r = Reshape ({y}, odd)  {y}s = Slice ({y}r, i1, ends, i2, i2)")
-            } else {
-                format!(
-                    "{y}f = Reshape ({y}, flat)  {y}c = Slice ({y}f, first, last, i2)  \
-                     {y}r = Reshape ({y}c, skewed)  {y}s = Slice ({y}r, i0, tokens, i3)"
-                )
-            }
-        };
         let (q, k, v, mask) = (name("qh"), name("kh"), name("vh"), name("mask"));
         body.push(format!(
             "kt{at} = Transpose <perm = [0, 1, 3, 2]> ({k})  s{at} = MatMul ({q}, kt{at})"
         ));
         body.push(format!("c{at} = MatMul ({q}, A1)  p{at} = MatMul ({k}, A2)"));
-        body.push(format!("{}  {}", skew(&format!("c{at}")), skew(&format!("p{at}"))));
+        body.push(format!("{}  {}", skew(&format!("c{at}"), form), skew(&format!("p{at}"), form)));
         body.push(format!("pt{at} = Transpose <perm = [0, 1, 3, 2]> (p{at}s)"));
         body.push(format!(
             "u{at} = Add (s{at}, c{at}s)  w{at} = Add (u{at}, pt{at})  z{at} = Add (w{at}, {mask})"
@@ -382,20 +373,7 @@ fn layer(batch: i64, form: Form) -> String {
     };
     body.push(format!("ot = Transpose <perm = [0, 2, 1, 3]> ({context})  of = Reshape (ot, rows)"));
     body.push("d = MatMul (of, Wo)  db = Add (d, bo)  r1 = Add (db, x)".to_owned());
-    let norm = |x: &str, y: &str, n: u8| {
-        format!(
-            "m{n} = ReduceMean <axes = [-1]> ({x})  e{n} = Sub ({x}, m{n})  e{n}q = Pow (e{n}, two)  \
-             v{n} = ReduceMean <axes = [-1]> (e{n}q)  v{n}e = Add (v{n}, eps)  v{n}r = Sqrt (v{n}e)  \
-             n{n} = Div (e{n}, v{n}r)  n{n}g = Mul (n{n}, g{n})  {y} = Add (n{n}g, h{n})"
-        )
-    };
-    body.push(norm("r1", "x1", 1));
-    body.push(
-        "f = MatMul (x1, W1)  fb = Add (f, b1)  fd = Div (fb, root)  fe = Erf (fd)".to_owned(),
-    );
-    body.push("fo = Add (fe, one)  fm = Mul (fb, fo)  fg = Mul (fm, half)".to_owned());
-    body.push("l = MatMul (fg, W2)  lb = Add (l, b2)  r2 = Add (lb, x1)".to_owned());
-    body.push(norm("r2", "y", 2));
+    body.push(behind_attention());
     for (name, dims) in floats {
         let dims: Vec<String> = dims.iter().map(ToString::to_string).collect();
         weights.push(format!("int64[{}] size{name} = {{{}}}", dims.len(), dims.join(", ")));
@@ -406,4 +384,35 @@ fn layer(batch: i64, form: Form) -> String {
         weights.join(", "),
         body.join("\n")
     )
+}
+
+/// What of a layer follows the first residual sum.
+fn behind_attention() -> String {
+    let norm = |x: &str, y: &str, n: u8| {
+        format!(
+            "m{n} = ReduceMean <axes = [-1]> ({x})  e{n} = Sub ({x}, m{n})  e{n}q = Pow (e{n}, two)  \
+             v{n} = ReduceMean <axes = [-1]> (e{n}q)  v{n}e = Add (v{n}, eps)  v{n}r = Sqrt (v{n}e)  \
+             n{n} = Div (e{n}, v{n}r)  n{n}g = Mul (n{n}, g{n})  {y} = Add (n{n}g, h{n})"
+        )
+    };
+    [
+        norm("r1", "x1", 1),
+        "f = MatMul (x1, W1)  fb = Add (f, b1)  fd = Div (fb, root)  fe = Erf (fd)".to_owned(),
+        "fo = Add (fe, one)  fm = Mul (fb, fo)  fg = Mul (fm, half)".to_owned(),
+        "l = MatMul (fg, W2)  lb = Add (l, b2)  r2 = Add (lb, x1)".to_owned(),
+        norm("r2", "y", 2),
+    ]
+    .join("\n")
+}
+
+/// What makes scores by position of products with one column for each distance.
+fn skew(y: &str, form: Form) -> String {
+    if form.one_slice {
+        format!("{y}r = Reshape ({y}, odd)  {y}s = Slice ({y}r, i1, ends, i2, i2)")
+    } else {
+        format!(
+            "{y}f = Reshape ({y}, flat)  {y}c = Slice ({y}f, first, last, i2)  \
+             {y}r = Reshape ({y}c, skewed)  {y}s = Slice ({y}r, i0, tokens, i3)"
+        )
+    }
 }

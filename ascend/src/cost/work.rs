@@ -25,14 +25,27 @@ pub(super) struct Work {
     pub(super) traffic: Traffic,
     /// Multiplications and additions of products, padding not included.
     pub(super) flops: f64,
+    /// Whether it is one product for each of many matrices whose rows are no whole tiles, as attention has them where the
+    /// length of the sequence is no multiple of 16.
+    pub(super) is_ragged: bool,
+    /// By which factor the time may be less; by which it may be more, up to [`AI_CPU_UNSURE`]. 1 where published figures
+    /// say how much it is.
+    pub(super) unsure: f64,
 }
 
-/// Bytes of weights above which GatherElements goes to the AI CPUs unless it is along the last axis, with
+/// Elements gathered one by one: one sample has them, and its other batches are predicted well.
+const GATHER_UNSURE: f64 = 2.0;
+/// Nothing is published that tells how fast the AI CPUs are.
+pub(super) const AI_CPU_UNSURE: f64 = 3.0;
+/// A Gather of single elements is taken for as slow as `GatherElements`, and no published figure has one.
+const SHORT_RUNS_UNSURE: f64 = 10.0;
+
+/// Bytes of weights above which `GatherElements` goes to the AI CPUs unless it is along the last axis, with
 /// [`GATHER_INDICES`] or more indices (`gather_elements.py` of CANN 8.1).
 const GATHER_BYTES: f64 = 3000.0 * 1024.0;
 /// See [`GATHER_BYTES`].
 const GATHER_INDICES: f64 = 2048.0;
-/// Bytes of a core's vector buffer that GatherElements leaves free.
+/// Bytes of a core's vector buffer that `GatherElements` leaves free.
 const GATHER_RESERVE: f64 = 2048.0;
 /// Bytes that a core moves at once. Shorter runs are moved element by element.
 const MOVE: f64 = 32.0;
@@ -118,9 +131,12 @@ impl Worker<'_> {
             ai_cpu: 0.0,
             traffic: Traffic::default(),
             flops: 0.0,
+            is_ragged: false,
+            unsure: 1.0,
         };
         if self.is_on_ai_cpu(operator) {
             work.unit = Unit::AiCpu;
+            work.unsure = AI_CPU_UNSURE;
             work.ai_cpu =
                 operator.nodes.iter().map(|&n| self.elements_out(n).max(self.elements_in(n))).sum();
             return Ok(work);
@@ -137,6 +153,7 @@ impl Worker<'_> {
                 work.lanes = self.elements_out(root);
                 if self.gathered_run(root) < MOVE {
                     work.unit = Unit::Scalar;
+                    work.unsure = SHORT_RUNS_UNSURE;
                     work.scalars = self.elements_out(root);
                 }
             }
@@ -177,7 +194,7 @@ impl Worker<'_> {
         })
     }
 
-    /// Whether GatherElements is along the last axis, the other axes equal, with rows that fit a core's buffer.
+    /// Whether `GatherElements` is along the last axis, the other axes equal, with rows that fit a core's buffer.
     fn gathers_in_rows(&self, node: NodeId) -> Option<bool> {
         let n = &self.m[node];
         let (data, index) = (n.input(0)?, n.input(1)?);
@@ -198,7 +215,7 @@ impl Worker<'_> {
         Some(last && from == to && fits)
     }
 
-    /// Whether the AI Core operator refuses a GatherElements.
+    /// Whether the AI Core operator refuses a `GatherElements`.
     fn gather_is_refused(&self, node: NodeId) -> bool {
         let [data, index] = [self.m[node].input(0), self.m[node].input(1)];
         let (Some(data), Some(index)) = (data, index) else { return true };
@@ -217,6 +234,7 @@ impl Worker<'_> {
             work.lanes = count * self.platform.vector_lanes as f64 / GATHERED_PER_CYCLE;
         } else {
             work.unit = Unit::Scalar;
+            work.unsure = GATHER_UNSURE;
             work.scalars = count;
         }
         Ok(())
@@ -254,7 +272,7 @@ impl Worker<'_> {
         let batch: f64 = b.iter().rev().skip(2).product();
         let batch = if b.len() > 2 { batch.max(1.0) } else { 1.0 };
         let batch = batch.min(rows.max(1.0));
-        self.tiles(work, batch, rows / batch, k, columns);
+        Worker::in_tiles(work, batch, rows / batch, k, columns);
         Ok(())
     }
 
@@ -269,17 +287,18 @@ impl Worker<'_> {
         let tile = TILE as f64;
         let shared = (tile / per_group.max(1.0)).floor().clamp(1.0, groups);
         let depth = taps * (shared * per_group / tile).ceil() * tile;
-        self.tiles(work, groups / shared, rows, depth, shared * channels / groups);
+        Worker::in_tiles(work, groups / shared, rows, depth, shared * channels / groups);
         work.flops = 2.0 * self.elements(y) * per_group * taps;
         Ok(())
     }
 
-    fn tiles(&self, work: &mut Work, batch: f64, rows: f64, depth: f64, columns: f64) {
+    fn in_tiles(work: &mut Work, batch: f64, rows: f64, depth: f64, columns: f64) {
         let tiles = |n: f64| (n / TILE as f64).ceil();
         work.unit = Unit::Cube;
         work.blocks = batch * tiles(rows) * tiles(columns);
         work.tiles = work.blocks * tiles(depth);
         work.flops = 2.0 * batch * rows * depth * columns;
+        work.is_ragged = batch > 1.0 && rows > TILE as f64 && rows % TILE as f64 > 0.0;
     }
 
     /// What an operator reads, with the bytes of it, and what it writes for others.
