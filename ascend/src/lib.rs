@@ -6,3 +6,4 @@ pub mod cost;
 pub mod facts;
 pub mod finding;
 pub mod inspect;
+pub mod platform;
