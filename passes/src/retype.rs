@@ -89,7 +89,7 @@ impl Retype<'_> {
             && Slots::of(m, node).is_some_and(|slots| slots.inputs.contains(&slot))
     }
 
-    /// Whether changing the nodes of a part takes no more casts than it saves, and does more than move a Cast.
+    /// Whether changing the nodes of a part takes fewer casts than it saves, or as many and does more than move them.
     pub(crate) fn saves(&self, m: &Model, part: &[NodeId]) -> bool {
         let is_cast = |node: NodeId| m[node].op().is("Cast");
         let (mut added, mut saved) = (HashSet::new(), 0);
@@ -111,7 +111,15 @@ impl Retype<'_> {
                 saved += casts.filter(makes_new).count();
             }
         }
-        added.len() < saved || (added.len() == saved && !part.iter().all(|&node| is_cast(node)))
+        let moves = |&node: &NodeId| {
+            is_cast(node) || m[node].op().def.is_some_and(|def| def.class.movement)
+        };
+        match added.len() {
+            0 if saved == 0 => !part.iter().all(|&node| is_cast(node)),
+            // As many casts at other places are no reason: other passes have theirs for where casts are.
+            n if n == saved => !part.iter().all(moves),
+            n => n < saved,
+        }
     }
 
     /// Changes the nodes. Values keep their names where they are public.

@@ -39,8 +39,8 @@ declare_pass! {
     ///   that. Token ids and places are known by the tables that they are an index of: with others the model would not run.
     /// - An int32 input that is an index of nothing, such as a mask, may be anything that int32 holds: its square stays.
     /// - An axis has less than 2³¹ entries.
-    /// - The casts where int32 meets the rest are not more than those it saves, or one of the operators that need the AI CPU is
-    ///   among those between. What ONNX wants as int64 (shapes, pads, results) keeps its type by such a Cast.
+    /// - The casts where int32 meets the rest are fewer than those it saves, or as many and something is computed between, or
+    ///   one of the operators that need the AI CPU is. What ONNX wants as int64 (shapes, pads, results) keeps its type by such a Cast.
     /// - What shapes are computed with stays: that is done before a model runs.
     /// - The operator takes int32 in the model's opset.
     ///
