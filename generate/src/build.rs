@@ -269,9 +269,14 @@ impl<'c, 'a> Builder<'c, 'a> {
         }
         let op_name = op.name.as_str().to_owned();
         let outputs: Vec<Option<Name>> = (0..outputs).map(|_| Some(self.name("v"))).collect();
-        // A random operator without a seed is known by its name.
-        let name =
-            Some(self.name("n")).filter(|_| op_name.starts_with("Random") || self.c.chance(20));
+        // A random operator without a seed is known by its name, which calls of a function would share.
+        let draws =
+            op_name.starts_with("Random") || ["Bernoulli", "Multinomial"].contains(&&*op_name);
+        let mut attrs = attrs;
+        if draws && self.in_function && attrs.get("seed").is_none() {
+            attrs.set("seed", 0.5_f32);
+        }
+        let name = Some(self.name("n")).filter(|_| draws || self.c.chance(20));
         let node =
             self.model.add_node(self.graph, None, NewNode { op, name, inputs, outputs, attrs });
         let mut machine = Machine::new(&self.model);

@@ -829,7 +829,14 @@ fn few_rows(b: &mut Builder<'_, '_>) -> Option<ValueId> {
     if is_values || b.c.chance(30) {
         return Some(product);
     }
-    let mask = tame(b, &[samples, 1, 1, tokens]);
+    let mask = if b.c.chance(50) {
+        // The first token is shown to all.
+        let hidden: Vec<f32> =
+            (0..tokens).map(|i| if i > 0 && b.c.chance(50) { -3e38 } else { 0.0 }).collect();
+        b.constant(Tensor::new(&[1, 1, 1, tokens], hidden))
+    } else {
+        tame(b, &[samples, 1, 1, tokens])
+    };
     let masked = b.add("Add", &[Some(product), Some(mask)], vec![])?;
     b.add("Softmax", &[Some(masked)], vec![("axis", 3.into())])
 }

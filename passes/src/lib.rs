@@ -4,6 +4,7 @@
 //! and never imports another pass. What it tells the user goes through [`PassCx`].
 
 mod gelu;
+mod interval;
 mod key;
 mod layer_norm;
 mod matching;
@@ -12,6 +13,7 @@ mod pass;
 mod passes;
 mod patch;
 mod pipeline;
+mod retype;
 mod rewrite;
 mod shapes;
 #[cfg(test)]

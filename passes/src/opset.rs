@@ -4,11 +4,15 @@
 //! here, or is in the way of the whole conversion. Rules go both ways: attributes become inputs and inputs attributes,
 //! operators that came later are written in older ones.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use onnxfix_ir::op::Arity;
-use onnxfix_ir::{AttrValue, GraphId, Model, NodeId, Opset, Tensor, ValueId, op::normal_domain};
+use onnxfix_ir::{
+    AttrValue, DataType, Dim, GraphId, Model, NodeId, Opset, Tensor, ValueId, op::normal_domain,
+};
 
+use crate::interval::Intervals;
 use crate::matching::dtype as dtype_of;
 use crate::patch::{PROVENANCE, apply, attrs};
 use crate::rewrite::remove_dead;
@@ -60,8 +64,9 @@ pub(crate) fn convert(
         return Err(format!("function {:?} is not inlined", &*function.name));
     }
     let mut plan: Vec<(NodeId, Edit)> = Vec::new();
+    let intervals = RefCell::new(None);
     for (node, n) in model.all_nodes().filter(|(_, n)| n.op().domain().is_empty()) {
-        let at = At { m: model, node, from, to };
+        let at = At { m: model, node, from, to, intervals: &intervals };
         match at.edit().map_err(|why| format!("{}: {why}", model.describe(node)))? {
             Edit::Nothing => {}
             edit => plan.push((node, edit)),
@@ -255,6 +260,7 @@ const PLAIN: &[&str] = &[
     "Mul",
     "Neg",
     "NonZero",
+    "OneHot",
     "PRelu",
     "Pad",
     "Pow",
@@ -322,6 +328,8 @@ struct At<'m> {
     node: NodeId,
     from: i64,
     to: i64,
+    /// What is known of integers, once something has asked.
+    intervals: &'m RefCell<Option<Intervals>>,
 }
 
 type Rule = Result<(), String>;
@@ -411,6 +419,18 @@ impl At<'_> {
                 Some(or_equal)
             }
             "CastLike" if self.leaves(15) => Some(cast_like),
+            "Trilu" if self.leaves(14) => Some(triangle),
+            "Scatter" if self.reaches(11) => Some(scatter),
+            "ScatterElements" if self.leaves(11) => {
+                let reduction = self.m[self.node].attrs.str("reduction");
+                if reduction.is_some_and(|reduction| reduction != "none") {
+                    return Err("its reduction came with opset 16".into());
+                }
+                if !self.counts_from_front(1) {
+                    return Err("its indices may count from the back".into());
+                }
+                Some(scatter)
+            }
             "Shape" if self.leaves(15) && self.is_partial_shape() => Some(partial_shape),
             "Softmax" | "LogSoftmax" | "Hardmax" if self.leaves(13) || self.reaches(13) => {
                 match self.line_axis()? {
@@ -798,9 +818,24 @@ impl At<'_> {
         Ok(())
     }
 
+    /// Whether no element of an input is negative, whatever is fed.
+    fn counts_from_front(&self, slot: usize) -> bool {
+        let mut intervals = self.intervals.borrow_mut();
+        let intervals = intervals.get_or_insert_with(|| Intervals::of(self.m));
+        self.input(slot).and_then(|v| intervals.get(self.m, v)).is_some_and(|all| all.low >= 0)
+    }
+
     /// Indices, which may count from the back from opset 11 on.
     fn indices(&self, fields: &mut Fields) -> Rule {
-        if !self.leaves(NEGATIVE_AXES) || self.is("Compress") {
+        if self.is("OneHot") {
+            // A negative one set nothing before, and sets a place from the back since.
+            let crosses = self.leaves(NEGATIVE_AXES) || self.reaches(NEGATIVE_AXES);
+            if crosses && !self.counts_from_front(0) {
+                return Err("its indices may count from the back".into());
+            }
+            return Ok(());
+        }
+        if !self.leaves(NEGATIVE_AXES) || self.is("Compress") || self.counts_from_front(1) {
             return Ok(());
         }
         let Some(indices) = self.input(1) else { return Ok(()) };
@@ -938,12 +973,71 @@ fn or_equal(m: &Model, node: NodeId) -> Result<Patch, Miss> {
     Ok(patch)
 }
 
+/// A Trilu as a choice by a constant triangle.
+pub(crate) fn triangle(m: &Model, node: NodeId) -> Result<Patch, Miss> {
+    let (x, y) = (first_input(m, node)?, crate::matching::output(m, node)?);
+    let dtype = dtype_of(m, x)?;
+    let mut patch = Patch::new(m, node);
+    let diagonal = match m[node].input(1) {
+        None => Some(0),
+        Some(k) => m.constant(k).and_then(|tensor| tensor.to_ints()?.first().copied()),
+    };
+    let Some(diagonal) = diagonal else { return crate::unmet("its diagonal is not constant") };
+    let shape = &crate::matching::shape(m, x)?.0;
+    let last: Vec<i64> = shape.iter().rev().take(2).filter_map(Dim::fixed).collect();
+    let &[columns, rows] = last.as_slice() else {
+        return crate::unmet("the last two dimensions are not static");
+    };
+    let select = onnxfix_ir::op::find("", "Where").ok_or(Miss::NoMatch)?;
+    if let Some(version) = select.gains(dtype, patch.opset()) {
+        return crate::unmet(format!("Where takes {dtype} from opset {version} on"));
+    }
+    let is_upper = m[node].attrs.int("upper").unwrap_or(1) != 0;
+    let is_kept = |row: i64, column: i64| {
+        let at = (column - row).cmp(&diagonal);
+        if is_upper { at.is_ge() } else { at.is_le() }
+    };
+    let kept: Vec<bool> = (0..rows)
+        .flat_map(|row| (0..columns).map(move |column| (row, column)))
+        .map(|(row, column)| is_kept(row, column))
+        .collect();
+    let kept = patch.constant(Tensor::new(&[rows, columns], kept));
+    let result = if dtype == DataType::Bool {
+        patch.node("And", &[x.into(), kept])
+    } else {
+        let bytes = dtype.byte_len(1).and_then(|bytes| usize::try_from(bytes).ok());
+        let zero = vec![0; bytes.ok_or(Miss::NoMatch)?];
+        let zero = Tensor::from_raw(dtype, &[], zero.into()).map_err(|_| Miss::NoMatch)?;
+        let zero = patch.constant(zero);
+        patch.node("Where", &[kept, x.into(), zero])
+    };
+    patch.replace(y, result);
+    Ok(patch)
+}
+
 fn cast_like(m: &Model, node: NodeId) -> Result<Patch, Miss> {
     let (x, y) = (first_input(m, node)?, crate::matching::output(m, node)?);
     let like = m[node].input(1).ok_or(Miss::NoMatch)?;
     let mut patch = Patch::new(m, node);
     let cast = patch.cast(x.into(), dtype_of(m, like)?);
     patch.replace(y, cast);
+    Ok(patch)
+}
+
+/// The two names of one operator, to and fro.
+fn scatter(m: &Model, node: NodeId) -> Result<Patch, Miss> {
+    let y = crate::matching::output(m, node)?;
+    let mut operands = Vec::with_capacity(3);
+    for slot in 0..3 {
+        operands.push(crate::matching::input(m, node, slot)?.into());
+    }
+    let axis = m[node].attrs.int("axis").unwrap_or(0);
+    let rank = crate::matching::shape(m, first_input(m, node)?)?.rank() as i64;
+    let axis = if axis < 0 { axis + rank } else { axis };
+    let name = if m[node].op().is("Scatter") { "ScatterElements" } else { "Scatter" };
+    let mut patch = Patch::new(m, node);
+    let scattered = patch.node_with(name, &operands, attrs([("axis", axis.into())]));
+    patch.replace(y, scattered);
     Ok(patch)
 }
 

@@ -188,6 +188,16 @@ impl PassCx<'_> {
         }
     }
 
+    /// Notes why a pass did not fire at a node, when someone asks.
+    pub fn miss(&mut self, model: &Model, pass: &'static str, node: NodeId, why: &str) {
+        if self.options.why_not.as_deref() == Some(pass) {
+            let found = MissAt { pass, node: place(model, node), why: why.to_owned() };
+            if !self.misses.contains(&found) {
+                self.misses.push(found);
+            }
+        }
+    }
+
     /// Whether one more rewrite is allowed; counts it.
     pub fn spend(&mut self) -> bool {
         if self.options.max_rewrites.is_some_and(|max| self.rewrites >= max) {

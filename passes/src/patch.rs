@@ -268,6 +268,21 @@ pub(crate) struct Applied {
 /// Key of the metadata entry that says which pass made a node or tensor.
 pub const PROVENANCE: &str = "onnxfix.pass";
 
+/// Whether ATC's options use a character as a mark, or end a line with it, so that no name can have it.
+pub(crate) fn takes_no_part_in_names(c: char) -> bool {
+    matches!(c, ':' | ';' | ',') || c.is_whitespace() || c.is_control()
+}
+
+/// A name for a node, of one for a value: what [cannot be part of it](takes_no_part_in_names) becomes '_'.
+pub(crate) fn node_name(of: &Name) -> Name {
+    if of.chars().any(takes_no_part_in_names) {
+        let clean: String =
+            of.chars().map(|c| if takes_no_part_in_names(c) { '_' } else { c }).collect();
+        return Name::from(clean.as_str());
+    }
+    of.clone()
+}
+
 /// Makes the nodes of a patch and redirects what they replace. The patch has no [obstacle](Patch::obstacle).
 pub(crate) fn apply(
     model: &mut Model,

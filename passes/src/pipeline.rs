@@ -7,10 +7,12 @@ use onnxfix_ir::{GraphId, Model, Name, Node, NodeId};
 use serde::Serialize;
 
 use crate::passes::{
-    bound_attention_mask, canonicalise_gelu, canonicalise_layer_norm, canonicalise_reshapes,
-    cast_inputs_to_int32, convert_opset, decompose_gather_elements, decompose_span_convolution,
-    decompose_unfold, eliminate_broadcast_expand, eliminate_common_subexpressions,
-    eliminate_dead_nodes, eliminate_dropout, eliminate_duplicate_initializers, eliminate_identity,
+    bound_attention_mask, bound_constant_mask, canonicalise_gelu, canonicalise_layer_norm,
+    canonicalise_reshapes, canonicalise_softmax, cast_inputs_to_int32, convert_opset,
+    count_indices_from_front, decompose_batched_gather, decompose_einsum,
+    decompose_gather_elements, decompose_span_convolution, decompose_trilu, decompose_unfold,
+    eliminate_broadcast_expand, eliminate_common_subexpressions, eliminate_dead_nodes,
+    eliminate_dropout, eliminate_duplicate_initializers, eliminate_identity,
     eliminate_nop_arithmetic, eliminate_nop_cast, eliminate_nop_concat, eliminate_nop_expand,
     eliminate_nop_gather, eliminate_nop_logic, eliminate_nop_pad, eliminate_nop_reshape,
     eliminate_nop_slice, eliminate_nop_split, eliminate_nop_transpose, eliminate_repeated_weights,
@@ -19,11 +21,13 @@ use crate::passes::{
     fuse_gemm, fuse_layer_norm, fuse_residual, fuse_skew, hoist_bias, infer_shapes,
     inline_constant_if, inline_functions, join_products, merge_bias_into_convolution, merge_casts,
     merge_reshapes, merge_reshapes_across_softmax, merge_reshapes_across_transpose,
-    merge_transposes, merge_transposes_across_concat, merge_transposes_across_reshape,
-    narrow_bands, narrow_convolutions, narrow_to_diagonal, narrow_to_used_rows, order_operands,
-    reassociate_products, share_attention_mask, simplify_truth_values, sink_expands, sink_reshapes,
-    sink_widening_casts, split_heads_from_batch, split_projections, widen_convolutions,
+    merge_transposes, merge_transposes_across_concat, merge_transposes_across_reshape, name_nodes,
+    narrow_bands, narrow_convolutions, narrow_doubles, narrow_integers, narrow_to_diagonal,
+    narrow_to_used_rows, order_operands, reassociate_products, share_attention_mask,
+    simplify_truth_values, sink_expands, sink_reshapes, sink_widening_casts,
+    split_heads_from_batch, split_projections, widen_convolutions,
 };
+use crate::patch::node_name;
 use crate::{Changed, DimBinding, InputShape, MissAt, Note, PROVENANCE, Pass, PassCx, PassError};
 
 /// Every pass, in the order in which pipelines run them.
@@ -56,6 +60,8 @@ pub static PASSES: &[&dyn Pass] = &[
     &sink_widening_casts::SinkWideningCasts,
     &simplify_truth_values::SimplifyTruthValues,
     &merge_casts::MergeCasts,
+    // In front of all that knows products.
+    &decompose_einsum::DecomposeEinsum,
     &flatten_linear_layers::FlattenLinearLayers,
     &split_projections::SplitProjections,
     &hoist_bias::HoistBias,
@@ -77,6 +83,7 @@ pub static PASSES: &[&dyn Pass] = &[
     &decompose_gather_elements::DecomposeGatherElements,
     &share_attention_mask::ShareAttentionMask,
     &bound_attention_mask::BoundAttentionMask,
+    &bound_constant_mask::BoundConstantMask,
     &fold_scale_into_weights::FoldScaleIntoWeights,
     // What is merged and stripped above no longer stands between the steps.
     &order_operands::OrderOperands,
@@ -94,20 +101,35 @@ pub static PASSES: &[&dyn Pass] = &[
     &fuse_skew::FuseSkew,
     &fuse_residual::FuseResidual,
     &canonicalise_reshapes::CanonicaliseReshapes,
+    &count_indices_from_front::CountIndicesFromFront,
+    &decompose_batched_gather::DecomposeBatchedGather,
+    &decompose_trilu::DecomposeTrilu,
+    &canonicalise_softmax::CanonicaliseSoftmax,
+    &narrow_integers::NarrowIntegers,
+    &narrow_doubles::NarrowDoubles,
     // Behind all that makes nodes of the opset that the model has.
     &convert_opset::ConvertOpset,
     &eliminate_duplicate_initializers::EliminateDuplicateInitializers,
     &eliminate_dead_nodes::EliminateDeadNodes,
     &eliminate_unused_opsets::EliminateUnusedOpsets,
+    &name_nodes::NameNodes,
 ];
 
 /// Passes that only a compiler wants that computes in float16, has no 64-bit integers and looks for certain steps.
 pub const NPU_ONLY: &[&str] = &[
     "bound-attention-mask",
+    "bound-constant-mask",
     "canonicalise-gelu",
     "canonicalise-layer-norm",
     "canonicalise-reshapes",
+    "canonicalise-softmax",
     "cast-inputs-to-int32",
+    "count-indices-from-front",
+    "decompose-batched-gather",
+    "decompose-trilu",
+    "name-nodes",
+    "narrow-doubles",
+    "narrow-integers",
     "sink-widening-casts",
 ];
 
@@ -126,6 +148,8 @@ pub const PORTABLE_ONLY: &[&str] = &[
 const LATE: &[&[&str]] = &[
     &["narrow-bands", "narrow-convolutions", "narrow-to-diagonal", "narrow-to-used-rows"],
     &["reassociate-products", "fuse-skew", "fuse-residual", "canonicalise-reshapes"],
+    // Others know masks by the 64 bits they are computed in.
+    &["narrow-integers"],
 ];
 
 /// The stage in which a pass begins to run.
@@ -404,11 +428,8 @@ fn name_nodes(model: &mut Model) {
         model.all_nodes().map(|(id, _)| id).partition(|&id| is_made(&model[id]));
     let mut taken: HashSet<Name> = found.iter().filter_map(|&id| model[id].name.clone()).collect();
     for id in made {
-        let Some(base) =
-            model[id].outputs().iter().flatten().next().map(|&v| model[v].name().clone())
-        else {
-            continue;
-        };
+        let Some(&first) = model[id].outputs().iter().flatten().next() else { continue };
+        let base = node_name(model[first].name());
         let numbered = (1..).map(|n| Name::from(format!("{base}_{n}").as_str()));
         let name =
             std::iter::once(base.clone()).chain(numbered).find(|name| taken.insert(name.clone()));

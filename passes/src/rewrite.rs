@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 
 use crate::pass::place;
 use crate::patch::{Applied, apply};
-use crate::{Changed, Documented, Miss, MissAt, Pass, PassCx, PassError, Patch};
+use crate::{Changed, Documented, Miss, Pass, PassCx, PassError, Patch};
 
 /// A rewrite around one node.
 pub trait Rewrite: Documented + Sync {
@@ -89,12 +89,12 @@ fn drive(
             Ok(patch) => match patch.obstacle(model) {
                 None => patch,
                 Some(why) => {
-                    miss(cx, model, pass, root, why);
+                    cx.miss(model, pass, root, why);
                     continue;
                 }
             },
             Err(Miss::Unmet(why)) => {
-                miss(cx, model, pass, root, &why);
+                cx.miss(model, pass, root, &why);
                 continue;
             }
             Err(Miss::NoMatch) => continue,
@@ -143,15 +143,6 @@ fn model_users(model: &Model, value: ValueId) -> Vec<NodeId> {
 /// Whether a node's operator is one of these, by their entries in the table: texts would have to be read.
 fn is_root(model: &Model, node: NodeId, roots: &[&'static Operator]) -> bool {
     model[node].op().def.is_some_and(|def| roots.iter().any(|&root| ptr::eq(root, def)))
-}
-
-fn miss(cx: &mut PassCx<'_>, model: &Model, pass: &'static str, root: NodeId, why: &str) {
-    if cx.options.why_not.as_deref() == Some(pass) {
-        let found = MissAt { pass, node: place(model, root), why: why.to_owned() };
-        if !cx.misses.contains(&found) {
-            cx.misses.push(found);
-        }
-    }
 }
 
 /// Removes the producer of an unused value, and whatever dies with it. `survivor` hears of each value that lost a

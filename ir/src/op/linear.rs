@@ -510,12 +510,19 @@ fn qlinear_matmul(cx: &InferCx<'_>) -> Inferred {
 }
 
 /// An equation of Einsum. Labels are letters; the axes of an ellipsis are counted from the back, below 0.
-struct Equation {
-    inputs: Vec<Vec<i32>>,
-    output: Vec<i32>,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Equation {
+    /// The labels of each input's axes.
+    pub inputs: Vec<Vec<i32>>,
+    /// The labels of the result's axes, each once.
+    pub output: Vec<i32>,
 }
 
-fn equation(text: &str, ranks: &[usize]) -> Result<Equation, InferError> {
+/// Reads an equation for inputs of these ranks.
+///
+/// # Errors
+/// Says what of it makes no sense.
+pub fn equation(text: &str, ranks: &[usize]) -> Result<Equation, InferError> {
     let text: String = text.chars().filter(|c| !c.is_whitespace()).collect();
     let wrong = |why: &str| InferError::new(format!("equation {text:?}: {why}"));
     let (left, right) = match text.split_once("->") {

@@ -33,6 +33,7 @@ mod image;
 mod infer;
 mod kernel;
 mod linear;
+pub use linear::{Equation, equation as einsum_equation};
 mod logic;
 mod loss;
 mod math;

@@ -259,10 +259,13 @@ mod tests {
             (12, 10, "g (float[4] x) => (float[4] y, bool[4] m) { y, m = Dropout (x) }".into(), "its mask is read"),
             (11, 10, "g (float[4] x, int64[2] i) => (float[2] y) { y = Gather (x, i) }".into(), "its indices may count from the back"),
             (11, 9, "g (float[2,2] x) => (float[2,2] y) { y = Gemm (x, x) }".into(), "it needs a third input"),
+            (10, 13, "g (int64[2] i, float[2] v) => (float[2,3] y) <int64 d = {3}> { y = OneHot (i, d, v) }".into(), "its indices may count from the back"),
+            (13, 10, "g (float[2] x, int64[1] i, float[1] u) => (float[2] y) { y = ScatterElements (x, i, u) }".into(), "its indices may count from the back"),
             (10, 9, "g (float[4] x) => (float[2] y) <int64[1] s = {0}, int64[1] e = {4}, int64[1] a = {0}, int64[1] t = {2}> { y = Slice (x, s, e, a, t) }".into(), "its steps came with opset 10"),
             (8, 7, "g (float[2] x, float[1] z) => (float[2] y) { y = Max (x, z) }".into(), "it broadcasts"),
             (18, 17, "g (float[4] x, float[1] u) => (float[4] y) <int64[1] i = {0}> { y = ScatterElements <reduction: string = \"max\"> (x, i, u) }".into(), "its reduction came with opset 18"),
-            (14, 13, format!("{x} => (float[2,3] y) {{ y = Trilu (x) }}"), "the operator came with opset 14"),
+            (14, 13, "g (float[2,N] x) => (float[2,N] y) { y = Trilu (x) }".into(), "the last two dimensions are not static"),
+            (18, 13, format!("{x} => (float[2,3] y) {{ y = Mish (x) }}"), "the operator came with opset 18"),
             (14, 13, "g (double[2] x) => (double[2] y) { y = HardSwish (x) }".into(), "a sixth as an attribute has 32 bits"),
             (22, 13, format!("{x} => (float[2,3] y) {{ y = Relu (x) }}"), "between opsets 7 and 21, not 22"),
             (9, 13, "g (float[1,1,2,2] x) => (float[1,1,2,2] y) <float[4] s = {1, 1, 1, 1}> { y = Upsample (x, s) }".into(), "there is no rule"),
@@ -278,6 +281,24 @@ mod tests {
         let graph = "g (float[4] x) => (float[6] y) { y = Pad <mode: string = \"reflect\", pads: ints = [1, 1], value: float = 3> (x) }";
         let after = converted(10, 13, graph).expect("a conversion");
         assert!(after.contains("y = Pad <mode: string = \"reflect\"> (x, y_const)"), "{after}");
+    }
+
+    #[test]
+    fn what_was_renamed_or_counts_from_the_front_goes_both_ways() {
+        there_and_back(
+            10,
+            "g (float[2] x, uint8[2] n, float[1] u, float[2] v) => (float[2] y, float[2,3] z) <int64[1] i = {1}, int64 d = {3}> {
+                y = Scatter <axis: int = 0> (x, i, u)  z = OneHot (n, d, v) }",
+            13,
+            "g (float[2] x, uint8[2] n, float[1] u, float[2] v) => (float[2] y, float[2,3] z) <int64[1] i = {1}, int64 d = {3}> {
+                y = ScatterElements <axis: int = 0> (x, i, u)  z = OneHot (n, d, v) }",
+        );
+    }
+
+    #[test]
+    fn a_triangle_is_a_choice_in_older_opsets() {
+        let after = converted(14, 13, "g (float[2,2] x) => (float[2,2] y) { y = Trilu (x) }");
+        assert!(after.expect("a conversion").contains("y = Where (y_const, x, y_const_1)"));
     }
 
     #[test]

@@ -1,13 +1,19 @@
 //! One pass per file, in the order of the table.
 
 pub(crate) mod bound_attention_mask;
+pub(crate) mod bound_constant_mask;
 pub(crate) mod canonicalise_gelu;
 pub(crate) mod canonicalise_layer_norm;
 pub(crate) mod canonicalise_reshapes;
+pub(crate) mod canonicalise_softmax;
 pub(crate) mod cast_inputs_to_int32;
 pub(crate) mod convert_opset;
+pub(crate) mod count_indices_from_front;
+pub(crate) mod decompose_batched_gather;
+pub(crate) mod decompose_einsum;
 pub(crate) mod decompose_gather_elements;
 pub(crate) mod decompose_span_convolution;
+pub(crate) mod decompose_trilu;
 pub(crate) mod decompose_unfold;
 pub(crate) mod eliminate_broadcast_expand;
 pub(crate) mod eliminate_common_subexpressions;
@@ -53,8 +59,11 @@ pub(crate) mod merge_reshapes_across_transpose;
 pub(crate) mod merge_transposes;
 pub(crate) mod merge_transposes_across_concat;
 pub(crate) mod merge_transposes_across_reshape;
+pub(crate) mod name_nodes;
 pub(crate) mod narrow_bands;
 pub(crate) mod narrow_convolutions;
+pub(crate) mod narrow_doubles;
+pub(crate) mod narrow_integers;
 pub(crate) mod narrow_to_diagonal;
 pub(crate) mod narrow_to_used_rows;
 pub(crate) mod order_operands;
