@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod cli;
+pub mod diff;
 pub mod engine;
 pub mod record;
 pub mod report;

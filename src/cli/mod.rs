@@ -3,6 +3,7 @@
 mod atc;
 mod bench;
 mod completions;
+mod diff;
 mod optimize;
 mod output;
 mod passes;
@@ -20,7 +21,7 @@ use tracing_subscriber::EnvFilter;
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  done; for verify: equal
+  0  done; for verify: equal; for diff: the same
   1  it ran and the answer is no: the models differ
   2  it could not run: wrong usage, unreadable file, impossible shapes
 
@@ -50,6 +51,7 @@ enum Command {
     Optimize(optimize::Args),
     Verify(verify::Args),
     Bench(bench::Args),
+    Diff(diff::Args),
     Print(print::Args),
     Passes(passes::Args),
     Atc(atc::Args),
@@ -76,6 +78,7 @@ pub fn main() -> ExitCode {
         Command::Optimize(args) => optimize::run(&args, &out),
         Command::Verify(args) => verify::run(&args, &out),
         Command::Bench(args) => bench::run(&args, &out),
+        Command::Diff(args) => diff::run(&args, &out),
         Command::Print(args) => print::run(&args, &out),
         Command::Passes(args) => passes::run(&args, &out),
         Command::Atc(args) => atc::run(&args),
