@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod cli;
+pub mod diff;
 pub mod engine;
 pub mod ranges;
 pub mod record;

@@ -70,6 +70,7 @@ fn files_that_are_no_models() {
         refused(&folder, &["optimize", file, "-o", "out.onnx"], &[file, why]);
         refused(&folder, &["verify", file, "--against", "model.onnx"], &[file, why]);
         refused(&folder, &["print", file], &[file, why]);
+        refused(&folder, &["diff", "model.onnx", file], &[file, why]);
         refused(&folder, &["atc", file], &[file, why]);
     }
     for seed in 0..20 {

@@ -289,6 +289,30 @@ fn json_is_one_document() {
 }
 
 #[test]
+fn diff_answers_by_its_exit_code() {
+    let folder = deberta();
+    folder.run("optimize model.onnx -q").exits(0);
+    let same = folder.run("diff model.onnx model.onnx").exits(0);
+    assert!(same.out.starts_with("same       model.onnx and model.onnx ("), "{}", same.out);
+    let differ = folder.run("diff model.onnx model.opt.onnx").exits(1);
+    for part in [
+        "differs    model.onnx and model.opt.onnx\n",
+        "input      input_ids: int64[batch,32] → int32[1,32]\n",
+        "file       metadata onnxfix.target: none → ascend310p3\n",
+        "Unsqueeze 71→0",
+        "more; --all shows them\n",
+    ] {
+        assert!(differ.out.contains(part), "no {part:?} in {}", differ.out);
+    }
+    let all = folder.run("diff model.onnx model.opt.onnx --all").exits(1).out;
+    assert!(!all.contains("--all") && all.len() > differ.out.len());
+    let json = folder.run("diff model.onnx model.opt.onnx --json").exits(1).json();
+    assert_eq!((&json["schema"], &json["same"]), (&"onnxfix.diff/1".into(), &false.into()));
+    assert_eq!(json["inputs"][0]["after"], "int32[1,32]");
+    folder.run("diff model.onnx").exits(2).says(&["<AFTER>"]);
+}
+
+#[test]
 fn models_are_timed_in_turn() {
     let folder = deberta();
     folder.run("optimize model.onnx -o model.opt.onnx -q").exits(0);
@@ -367,7 +391,7 @@ fn help_names_the_exit_codes_and_where_to_start() {
     {
         assert!(help.contains(part), "{help}");
     }
-    for command in ["optimize", "verify", "print", "passes", "atc", "completions"] {
+    for command in ["optimize", "verify", "diff", "print", "passes", "atc", "completions"] {
         let lines = folder.run(&format!("{command} --help")).exits(0).out;
         assert!(
             lines.contains(&format!("Usage: onnxfix {command}"))

@@ -64,10 +64,20 @@ pub(crate) fn same_bytes(a: &[u8], b: &[u8]) -> bool {
     if a.as_ptr() == b.as_ptr() {
         return true;
     }
+    !differs_in(a, b, |x, y| x != y)
+}
+
+/// Whether `differs` finds a difference in a pair of pieces of two runs of bytes of one length. It sees one pair after
+/// the other, up to the first that differs; all but the last are of the same length, a multiple of every element's.
+pub(crate) fn differs_in(
+    a: &[u8],
+    b: &[u8],
+    mut differs: impl FnMut(&[u8], &[u8]) -> bool,
+) -> bool {
     let (mut x, mut y) = (PieceReader::new(a), PieceReader::new(b));
-    (0..a.len()).step_by(PIECE).all(|start| {
+    (0..a.len()).step_by(PIECE).any(|start| {
         let len = PIECE.min(a.len() - start);
-        x.read(start, len) == y.read(start, len)
+        differs(x.read(start, len), y.read(start, len))
     })
 }
 

@@ -7,7 +7,7 @@ use bytemuck::Pod;
 use bytes::Bytes;
 use half::{bf16, f16};
 
-use crate::piece::{PieceReader, aligned, same_bytes};
+use crate::piece::{PieceReader, aligned, differs_in, same_bytes};
 use crate::{DataType, Name};
 
 // `raw_data` is little-endian; so is every machine that this runs on or deploys to (x86-64, aarch64).
@@ -455,6 +455,28 @@ impl Tensor {
             (Ok(a), Ok(b)) => same_bytes(&a, &b),
             _ => false,
         }
+    }
+
+    /// Shows the packed elements of two tensors of one type and size to `each`, piece by piece, so that neither has to be
+    /// in memory. A piece has whole elements, but for those of less than a byte.
+    ///
+    /// # Errors
+    /// As [`Tensor::raw`], and when the tensors differ in their length.
+    pub fn side_by_side(
+        &self,
+        other: &Tensor,
+        mut each: impl FnMut(&[u8], &[u8]),
+    ) -> Result<(), TensorError> {
+        let (a, b) = (self.raw()?, other.raw()?);
+        if a.len() != b.len() {
+            let (have, need) = (b.len() as u64, a.len() as u64);
+            return Err(TensorError::Length { dtype: other.dtype, have, need });
+        }
+        let _none_stops_it = differs_in(&a, &b, |a, b| {
+            each(a, b);
+            false
+        });
+        Ok(())
     }
 
     /// A number that tensors of the same content share and others of the same dimensions hardly do. All bytes of a

@@ -3,6 +3,7 @@
 mod atc;
 mod bench;
 mod completions;
+mod diff;
 mod inspect;
 mod optimize;
 mod output;
@@ -21,8 +22,8 @@ use tracing_subscriber::EnvFilter;
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  done; for verify: equal
-  1  it ran and the answer is no: the models differ, the target would refuse the model
+  0  done; for verify: equal; for diff: the same; for inspect: nothing that the target refuses or runs badly
+  1  it ran and the answer is no: the models differ, or the target has something against the model
   2  it could not run: wrong usage, unreadable file, impossible shapes
 
 Start with:
@@ -52,6 +53,7 @@ enum Command {
     Verify(verify::Args),
     Inspect(inspect::Args),
     Bench(bench::Args),
+    Diff(diff::Args),
     Print(print::Args),
     Passes(passes::Args),
     Atc(atc::Args),
@@ -79,6 +81,7 @@ pub fn main() -> ExitCode {
         Command::Verify(args) => verify::run(&args, &out),
         Command::Inspect(args) => inspect::run(&args, &out),
         Command::Bench(args) => bench::run(&args, &out),
+        Command::Diff(args) => diff::run(&args, &out),
         Command::Print(args) => print::run(&args, &out),
         Command::Passes(args) => passes::run(&args, &out),
         Command::Atc(args) => atc::run(&args),

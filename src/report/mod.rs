@@ -103,6 +103,22 @@ fn attr_bytes(value: &AttrValue) -> u64 {
     }
 }
 
+/// Operators whose number differs: name, before, after; the largest change first.
+pub(crate) fn changed_ops<'a>(
+    before: &'a Summary,
+    after: &'a Summary,
+) -> Vec<(&'a str, usize, usize)> {
+    let names = before.ops.keys().chain(after.ops.keys());
+    let count = |s: &Summary, op: &str| s.ops.get(op).copied().unwrap_or(0);
+    let mut rows: Vec<(&str, usize, usize)> =
+        names.map(|op| (op.as_str(), count(before, op), count(after, op))).collect();
+    rows.sort_unstable();
+    rows.dedup();
+    rows.retain(|(_, a, b)| a != b);
+    rows.sort_by_key(|&(op, a, b)| (std::cmp::Reverse(a.abs_diff(b)), op));
+    rows
+}
+
 /// A number of bytes for people.
 #[must_use]
 pub fn bytes(n: u64) -> String {
@@ -142,20 +158,6 @@ impl Report {
         }
     }
 
-    /// Operators whose number changed: name, before, after; the largest change first.
-    fn changed_ops(&self) -> Vec<(&str, usize, usize)> {
-        let names = self.before.ops.keys().chain(self.after.ops.keys());
-        let count = |s: &Summary, op: &str| s.ops.get(op).copied().unwrap_or(0);
-        let mut rows: Vec<(&str, usize, usize)> = names
-            .map(|op| (op.as_str(), count(&self.before, op), count(&self.after, op)))
-            .collect();
-        rows.sort_unstable();
-        rows.dedup();
-        rows.retain(|(_, a, b)| a != b);
-        rows.sort_by_key(|&(op, a, b)| (std::cmp::Reverse(a.abs_diff(b)), op));
-        rows
-    }
-
     /// A few lines for people.
     #[must_use]
     pub fn text(&self) -> String {
@@ -180,7 +182,7 @@ impl Report {
             self.target
         );
         let row = |(op, a, b): &(&str, usize, usize)| format!("{op} {a}→{b}");
-        let rows: Vec<String> = self.changed_ops().iter().map(row).collect();
+        let rows: Vec<String> = changed_ops(&self.before, &self.after).iter().map(row).collect();
         for (i, line) in wrap(&rows, 100).iter().enumerate() {
             let _ok = writeln!(text, "  {} {line}", if i == 0 { "ops  " } else { "     " });
         }
@@ -197,7 +199,7 @@ impl Report {
     #[must_use]
     pub fn html(&self) -> String {
         let mut rows = String::new();
-        for (op, a, b) in self.changed_ops() {
+        for (op, a, b) in changed_ops(&self.before, &self.after) {
             let _ok = write!(rows, "<tr><td>{}</td><td>{a}</td><td>{b}</td></tr>", escape(op));
         }
         let mut passes = String::new();
