@@ -6,6 +6,8 @@
 use onnxfix_ir::DataType;
 use serde::Deserialize;
 
+use crate::platform::{self, Platform, PlatformError};
+
 /// A release line of CANN.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -109,7 +111,7 @@ pub struct Registration {
 }
 
 /// Everything that is known of one chip under one CANN release.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Facts {
     /// The chip, as ATC spells it.
     pub soc: String,
@@ -119,6 +121,8 @@ pub struct Facts {
     pub cann: Cann,
     /// The operators that ATC reads.
     pub parsers: Parsers,
+    /// Figures of the chip that times are predicted from, where they are known.
+    pub platform: Option<Platform>,
 }
 
 /// Why there are no facts.
@@ -148,6 +152,14 @@ pub enum FactsError {
         /// What is wrong, and where.
         source: Box<toml::de::Error>,
     },
+    /// The figures of a chip are incomplete.
+    #[error("the table \"platform\" of {file} cannot be used")]
+    Platform {
+        /// Name of the file.
+        file: String,
+        /// What is wrong.
+        source: PlatformError,
+    },
     /// A type that ONNX does not have.
     #[error("{file} names the element type {name:?}, which ONNX does not have")]
     Type {
@@ -165,6 +177,7 @@ struct Own {
     cann: Option<Cann>,
     chip: Option<Chip>,
     parsers: Option<Parsers>,
+    platform: Option<toml::Table>,
 }
 
 macro_rules! data {
@@ -261,10 +274,10 @@ impl Facts {
     /// # Errors
     /// When the chip or the release is not known.
     pub fn find(soc: &str, cann: &str) -> Result<Facts, FactsError> {
-        Facts::with(soc, cann, Own::default())
+        Facts::with(soc, cann, Own::default(), None)
     }
 
-    /// As [`Facts::find`], with a file whose tables `cann`, `chip` and `parsers` stand for those that are compiled in. A
+    /// As [`Facts::find`], with a file whose tables `cann`, `chip`, `parsers` and `platform` stand for those that are compiled in. A
     /// chip that only the file knows needs its table there.
     ///
     /// # Errors
@@ -281,10 +294,19 @@ impl Facts {
                 return Err(FactsError::Type { file: file.to_owned(), name: name.clone() });
             }
         }
-        Facts::with(soc, cann, own)
+        let figures = own.platform.take().map(|table| Platform::parse(&table.to_string()));
+        let figures = figures.transpose();
+        let figures =
+            figures.map_err(|source| FactsError::Platform { file: file.to_owned(), source })?;
+        Facts::with(soc, cann, own, figures)
     }
 
-    fn with(soc: &str, cann: &str, own: Own) -> Result<Facts, FactsError> {
+    fn with(
+        soc: &str,
+        cann: &str,
+        own: Own,
+        figures: Option<Platform>,
+    ) -> Result<Facts, FactsError> {
         let same = |name: &str| {
             name.eq_ignore_ascii_case(soc)
                 || name.strip_prefix("Ascend").is_some_and(|n| n.eq_ignore_ascii_case(soc))
@@ -308,7 +330,8 @@ impl Facts {
             Some(parsers) => parsers,
             None => read(PARSERS.0, PARSERS.1)?,
         };
-        Ok(Facts { soc: name.clone(), chip: chip.clone(), cann, parsers })
+        let platform = figures.or_else(|| platform::find(name).ok().cloned());
+        Ok(Facts { soc: name.clone(), chip: chip.clone(), cann, parsers, platform })
     }
 }
 

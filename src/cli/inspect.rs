@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use onnxfix_ascend::cost::{Prediction, predict};
 use onnxfix_ascend::facts::Facts;
 use onnxfix_ascend::finding::{Finding, Severity};
 use onnxfix_ascend::inspect::inspect;
@@ -87,6 +88,9 @@ struct Inspection {
     #[serde(flatten)]
     summary: Summary,
     findings: Vec<Finding>,
+    /// How long it will take, where the shapes are numbers and the figures of the chip are known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prediction: Option<Prediction>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ranges: Option<Ranges>,
 }
@@ -114,6 +118,7 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
         parameters: parameters(model),
         summary: Summary::of(model),
         findings,
+        prediction: prediction(model, &facts, out),
         ranges,
     };
     if let Some(path) = &args.dot {
@@ -158,6 +163,20 @@ fn prepare(model: &mut Model, shapes: &Shapes) -> Result<()> {
     }
     infer::infer(model)?;
     Ok(())
+}
+
+fn prediction(model: &Model, facts: &Facts, out: &Output) -> Option<Prediction> {
+    let Some(platform) = &facts.platform else {
+        out.note(&format!("no figures of {} are known, so no time is predicted", facts.soc));
+        return None;
+    };
+    match predict(model, platform) {
+        Ok(prediction) => Some(prediction),
+        Err(why) => {
+            out.note(&format!("no time is predicted: {why}"));
+            None
+        }
+    }
 }
 
 fn ranges(args: &Args, subject: &Subject, out: &Output) -> Result<Ranges> {
@@ -234,6 +253,9 @@ impl Inspection {
                 let _ok = writeln!(text, "  {} {line}", if i == 0 { head } else { "     " });
             }
         }
+        if let Some(prediction) = &self.prediction {
+            predicted(&mut text, prediction);
+        }
         for finding in &self.findings {
             text.push('\n');
             describe(&mut text, finding);
@@ -247,6 +269,45 @@ impl Inspection {
                 });
         let _ok = writeln!(text, "\n{}", counts.join(", "));
         text
+    }
+}
+
+/// The time that a model will take, by what it is spent on, and what that takes for granted.
+fn predicted(text: &mut String, prediction: &Prediction) {
+    let ms = |us: f64| format!("{:.2}", us / 1e3);
+    let (time, fps) = (prediction.time, prediction.fps);
+    let _ok = writeln!(
+        text,
+        "  time  {} ms for a batch of {} ({} to {}), {:.0} samples/s ({:.0} to {:.0}): predicted, not measured",
+        ms(time.likely),
+        prediction.batch,
+        ms(time.low),
+        ms(time.high),
+        fps.likely,
+        fps.low,
+        fps.high
+    );
+    let mut spent: BTreeMap<&str, f64> = BTreeMap::new();
+    for node in &prediction.nodes {
+        *spent.entry(&node.op).or_default() += node.total;
+    }
+    let mut spent: Vec<(&str, f64)> = spent.into_iter().collect();
+    spent.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let share = |us: f64| 100.0 * us / time.likely.max(f64::MIN_POSITIVE);
+    let spent: Vec<String> = spent
+        .iter()
+        .filter(|(_, us)| share(*us) >= 1.0)
+        .map(|(op, us)| format!("{op} {:.0} %", share(*us)))
+        .collect();
+    let _ok = writeln!(
+        text,
+        "        {:.1} GFLOP, {:.0} MB of weights in float16; {}",
+        prediction.flops / 1e9,
+        prediction.weight_bytes / 1e6,
+        spent.join(", ")
+    );
+    for assumption in &prediction.assumptions {
+        let _ok = writeln!(text, "        taken for granted: {assumption}");
     }
 }
 
