@@ -73,12 +73,18 @@ impl Sequence<'_, '_> {
         blocks
     }
 
-    /// The position of the first Gather of rows of a constant by computed indices that the block depends on.
+    /// The position of the first Gather of rows of a constant by what the inputs of the model say. Exports compute
+    /// positions in front of it that do not depend on them.
     fn embedding(&self, block: usize) -> Option<usize> {
+        let mut from_inputs: HashSet<ValueId> =
+            self.m[self.m.root()].inputs().iter().copied().collect();
+        self.spread(&mut from_inputs, 0);
         let is_embedding = |node: NodeId| {
             let n = &self.m[node];
-            let constant = |slot| n.input(slot).map(|v| self.operators.is_constant(v));
-            n.op().is("Gather") && constant(0) == Some(true) && constant(1) == Some(false)
+            let is_constant = n.input(0).is_some_and(|v| self.operators.is_constant(v));
+            n.op().is("Gather")
+                && is_constant
+                && n.input(1).is_some_and(|v| from_inputs.contains(&v))
         };
         self.nodes.iter().take(block).position(|&node| is_embedding(node))
     }
@@ -87,12 +93,19 @@ impl Sequence<'_, '_> {
     fn descendants(&self, from: usize) -> HashSet<ValueId> {
         let mut found: HashSet<ValueId> =
             self.m[self.nodes[from]].outputs().iter().flatten().copied().collect();
-        for &node in &self.nodes[from + 1..] {
-            if self.m[node].inputs().iter().flatten().any(|v| found.contains(v)) {
-                found.extend(self.m[node].outputs().iter().flatten());
+        self.spread(&mut found, from + 1);
+        found
+    }
+
+    /// Adds what depends on these values, from a position on. A shape is known at compile time and depends on nothing.
+    fn spread(&self, found: &mut HashSet<ValueId>, from: usize) {
+        for &node in &self.nodes[from..] {
+            let made = || self.m[node].outputs().iter().flatten();
+            let reads = self.m[node].inputs().iter().flatten().any(|v| found.contains(v));
+            if reads && !made().all(|v| self.operators.is_constant(*v)) {
+                found.extend(made());
             }
         }
-        found
     }
 
     /// Positions from `after` up to `before` behind which only one of these values is read.

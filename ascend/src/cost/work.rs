@@ -37,8 +37,9 @@ pub(super) struct Work {
 const GATHER_UNSURE: f64 = 2.0;
 /// Nothing is published that tells how fast the AI CPUs are.
 pub(super) const AI_CPU_UNSURE: f64 = 3.0;
-/// A Gather of single elements is taken for as slow as `GatherElements`, and no published figure has one.
-const SHORT_RUNS_UNSURE: f64 = 10.0;
+/// A Gather of single elements is taken for as slow as `GatherElements`. No published figure has one, and a kernel that
+/// used the vector units for it would take next to no time.
+const SHORT_RUNS_UNSURE: f64 = 100.0;
 
 /// Bytes of weights above which `GatherElements` goes to the AI CPUs unless it is along the last axis, with
 /// [`GATHER_INDICES`] or more indices (`gather_elements.py` of CANN 8.1).
