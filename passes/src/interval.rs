@@ -414,7 +414,7 @@ mod tests {
         );
         // The branch may never be taken.
         let branch = "y = Identity (l)  c = Constant <value = bool {1}> ()
-z = If (c) <then_branch = t () => (float[2,5] u) { u = Gather (f, y) }, else_branch = e () => (float[2,5] v) { v = Relu (f) }>";
+z = If (c) <then_branch = t () => (float[2,5] p) { p = Gather (f, y) }, else_branch = e () => (float[2,5] q) { q = Relu (f) }>";
         assert_eq!(of(branch), (-(1 << 63), (1 << 63) - 1));
     }
 }
