@@ -334,3 +334,87 @@ fn as_index(m: &Model, value: ValueId, depth: usize, all: Interval) -> Interval 
     }
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Interval, Intervals};
+    use crate::testing::model;
+
+    /// The interval of `y`, which these nodes make.
+    #[track_caller]
+    fn of(nodes: &str) -> (i128, i128) {
+        let text = format!(
+            "g (bool[2,3] b, uint8[2,3] u, int32[2,3] i, int64[2] l, float[2,5] f) => (y) <
+   int64 one = {{1}}, int64 two = {{2}}, int64 minus = {{-3}}, int64[2] few = {{-1, 4}}
+> {{ n = Cast <to = 7> (b)  w = Cast <to = 7> (u)  {nodes} }}"
+        );
+        let m = model(&text);
+        let y = m[m.root()].outputs()[0];
+        let Interval { low, high } = Intervals::of(&m).get(&m, y).expect("integers");
+        (low, high)
+    }
+
+    #[test]
+    fn what_operators_make_lies_between_its_ends() {
+        for (nodes, low, high) in [
+            ("y = Sub (n, two)", -2, -1),
+            ("y = Mul (w, minus)", -765, 0),
+            ("y = Div (w, minus)", -255, 255),
+            ("y = Div (w, two)", 0, 127),
+            ("y = Mod (w, minus)", -2, 0),
+            ("y = Mod <fmod = 1> (w, minus)", 0, 2),
+            ("y = Pow (w, two)", 0, 65_025),
+            ("a = Sub (n, two)  y = Abs (a)", 1, 2),
+            ("a = Sub (n, two)  y = Neg (a)", 1, 2),
+            ("a = Sub (n, two)  y = Sign (a)", -1, -1),
+            ("y = Clip (w, two)", 2, 255),
+            ("y = Clip (w, , two)", 0, 2),
+            ("y = Max (n, minus)", 0, 1),
+            ("y = Min (n, minus)", -3, -3),
+            ("y = Where (b, w, minus)", -3, 255),
+            ("a = Cast <to = 9> (two)  y = Cast <to = 7> (a)", 1, 1),
+            ("y = Range (minus, two, one)", -3, 2),
+        ] {
+            assert_eq!(of(nodes), (low, high), "{nodes}");
+        }
+    }
+
+    #[test]
+    fn lengths_of_axes_bound_counts_and_places() {
+        for (nodes, low, high) in [
+            ("y = ReduceSum (n)", 0, 6),
+            ("y = CumSum (n, one)", 0, 3),
+            ("y = ArgMax <axis = 1> (f)", 0, 4),
+            ("v, y = TopK <axis = 1> (f, k)", 0, 4),
+            ("y = Shape (f)", 2, 5),
+            ("y = Size (f)", 10, 10),
+            ("y = NonZero (f)", 0, 4),
+            ("y = Gather (l, few_)", -(1 << 63), (1 << 63) - 1),
+        ] {
+            let made =
+                "k = Constant <value = int64[1] {1}> ()  few_ = Constant <value = int64[1] {1}> ()";
+            assert_eq!(of(&format!("{made}  {nodes}")), (low, high), "{nodes}");
+        }
+    }
+
+    #[test]
+    fn what_wraps_around_may_be_anything() {
+        assert_eq!(of("y = Mul (i, i)"), (-(1 << 31), (1 << 31) - 1));
+        assert_eq!(of("y = Neg (l)"), (-(1 << 63), (1 << 63) - 1));
+        assert_eq!(of("y = Cast <to = 3> (u)"), (-128, 127));
+    }
+
+    #[test]
+    fn an_index_is_bounded_by_what_it_is_an_index_into() {
+        let by_table = "t = Gather (f, y)";
+        assert_eq!(of(&format!("y = Identity (l)  {by_table}")), (-2, 1));
+        assert_eq!(
+            of("y = Identity (l)  a = Neg (y)  t = Gather (f, a)"),
+            (-(1 << 63), (1 << 63) - 1)
+        );
+        // The branch may never be taken.
+        let branch = "y = Identity (l)  c = Constant <value = bool {1}> ()
+z = If (c) <then_branch = t () => (float[2,5] p) { p = Gather (f, y) }, else_branch = e () => (float[2,5] q) { q = Relu (f) }>";
+        assert_eq!(of(branch), (-(1 << 63), (1 << 63) - 1));
+    }
+}

@@ -148,8 +148,8 @@ pub const PORTABLE_ONLY: &[&str] = &[
 const LATE: &[&[&str]] = &[
     &["narrow-bands", "narrow-convolutions", "narrow-to-diagonal", "narrow-to-used-rows"],
     &["reassociate-products", "fuse-skew", "fuse-residual", "canonicalise-reshapes"],
-    // Others know masks by the 64 bits they are computed in.
-    &["narrow-integers"],
+    // Others know masks by the 64 bits they are computed in, and what goes needs no name.
+    &["name-nodes", "narrow-integers"],
 ];
 
 /// The stage in which a pass begins to run.

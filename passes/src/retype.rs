@@ -18,10 +18,15 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
-    /// The slots of the type that an operator computes in. None for an operator that is not in the table.
+    /// The slots of the type that an operator computes in. None for an operator that is not in the table, or not
+    /// clear.
     pub(crate) fn of(m: &Model, node: NodeId) -> Option<Slots> {
         let n = &m[node];
         let def = n.op().def.filter(|def| def.domain.is_empty())?;
+        // What a reduction without axes does then is read in two ways.
+        if n.attrs.int("noop_with_empty_axes").is_some_and(|noop| noop != 0) {
+            return None;
+        }
         let main = match def.name {
             // These name a type by an attribute.
             "Cast" | "ConstantOfShape" => {

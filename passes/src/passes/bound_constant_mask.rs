@@ -12,7 +12,7 @@ declare_pass! {
     ///
     /// ## Why ATC needs it
     /// Which tokens may look ahead is known before a model runs, and exporters store it as numbers beyond float16. There they
-    /// are minus infinity, which releases before 8 do not bound when they narrow weights, and two of them are not a number.
+    /// are minus infinity, which older releases do not bound when they narrow weights, and two of them are not a number.
     ///
     /// ## Before
     /// ```onnx

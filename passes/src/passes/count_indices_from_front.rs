@@ -9,7 +9,7 @@ declare_pass! {
     /// Writes constant indices that count from the back of an axis as places from its front.
     ///
     /// ## Why ATC needs it
-    /// Releases before 7 take the last token by `-1` from in front of the tensor; Ascend's own samples replace such gathers.
+    /// CANN 6.0 has no indices that count from the back: Huawei's sample of `VilBERT` replaces such a Gather.
     ///
     /// ## Before
     /// ```onnx
@@ -21,7 +21,7 @@ declare_pass! {
     /// ```
     ///
     /// ## Applies when
-    /// - The index of a Gather, GatherElements or ScatterElements is constant, and some of it is negative.
+    /// - The index of a Gather, `GatherElements` or `ScatterElements` is constant, and some of it is negative.
     /// - The length of the axis is known.
     ///
     /// ## Numerics

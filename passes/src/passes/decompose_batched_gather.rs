@@ -9,7 +9,7 @@ declare_pass! {
     /// Writes the places of the batch into the index of a `GatherND` that has batches of its own.
     ///
     /// ## Why ATC needs it
-    /// It refuses a GatherND with `batch_dims` (E11010).
+    /// It refuses a `GatherND` with `batch_dims` (E11010).
     ///
     /// ## Before
     /// ```onnx

@@ -37,7 +37,7 @@ declare_pass! {
     pub DecomposeEinsum = "decompose-einsum", Decompose, Relative(1e-6)
 }
 
-/// The types that MatMul and ReduceSum both take.
+/// The types that MatMul and `ReduceSum` both take.
 const MULTIPLIED: &[DataType] = &[
     DataType::Float,
     DataType::Double,

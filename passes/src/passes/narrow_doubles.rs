@@ -11,7 +11,7 @@ declare_pass! {
     ///
     /// ## Why ATC needs it
     /// The 310P has no 64-bit floats: most operators of double have no kernel at all (EZ3003), the others run on the AI CPU. A
-    /// number of NumPy in a model's code is enough to make a whole normalization double.
+    /// number of `NumPy` in a model's code is enough to make a whole normalization double.
     ///
     /// ## Before
     /// ```onnx

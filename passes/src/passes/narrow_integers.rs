@@ -11,8 +11,8 @@ declare_pass! {
     /// Computes in int32 what is known to fit, where exporters compute in 64 bits.
     ///
     /// ## Why ATC needs it
-    /// The vector unit has no 64-bit integers: Div, Mod, Pow, Neg, Abs, Sign, Expand, Pad and CumSum of int64 go to the AI CPU,
-    /// with the releases before 8 most others too, and an index of int64 makes GatherElements a scalar loop.
+    /// The vector unit has no 64-bit integers: Div, Mod, Pow, Neg, Abs, Sign, Expand, Pad and `CumSum` of int64 go to the AI CPU,
+    /// with older releases others too, and an index of int64 makes `GatherElements` a scalar loop.
     ///
     /// ## Before
     /// ```onnx
