@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use onnxfix_ascend::facts::release;
 use onnxfix_ir::text::{Mode, print};
-use onnxfix_ir::{LoadOptions, Model, StoreOptions, check, store};
+use onnxfix_ir::{LoadOptions, Model, Source, StoreOptions, check, store};
 use onnxfix_passes::{Options, PROVENANCE, Pipeline, Stop, find, run as run_passes};
 
 use super::Verdict;
@@ -14,7 +14,7 @@ use super::output::Output;
 use super::progress::Progress;
 use super::shapes::Shapes;
 use crate::record::Record;
-use crate::report::{Report, Summary, bytes};
+use crate::report::{Both, Drawing, Report, Summary, Tally, bytes};
 use crate::source::{Input, ensure_unchanged, is_text, read};
 use crate::target::{Target, toolkit};
 use crate::verify::TARGET;
@@ -133,10 +133,16 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
         out.warn(warning);
     }
     let before = Summary::of(&model);
+    // Only reports say this much, and counting after every pass takes time.
+    let mut tally = report_format.map(|_| Tally::new(&model));
+    let drawn = (report_format == Some(ReportFormat::Html)).then(|| draw(&model));
 
     let mut printed = Vec::new();
     let mut observer = |pass: &'static str, model: &Model| {
         progress.step(pass);
+        if let Some(tally) = &mut tally {
+            tally.see(pass, model);
+        }
         if args.print_after.as_deref() == Some(pass) {
             printed.push(print(model, Mode::Brief));
         }
@@ -164,28 +170,12 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
     let mut report =
         Report::new(args.model.clone(), args.target.name(), before, Summary::of(&model), passes);
     report.load_warnings = warnings;
+    report.ops_by_pass = tally.map(Tally::finish).unwrap_or_default();
+    report.graphs = drawn.map(|before| Both { before, after: draw(&model) });
 
     if !args.dry_run {
         progress.step(format!("write {}", target_path.display()));
-        record(&mut model, args, &target_path)?;
-        ensure_unchanged(&files)?;
-        let stored = store(&model, &target_path, &StoreOptions::default())
-            .with_context(|| format!("write {}", target_path.display()))?;
-        if let Some((data, size)) = &stored.data {
-            out.note(&format!(
-                "a model file holds at most 2 GiB, so the weights are in {} ({}): keep both together",
-                data.display(),
-                bytes(*size)
-            ));
-        }
-        if !stored.unused.is_empty() {
-            let unused: Vec<String> =
-                stored.unused.iter().map(|path| path.display().to_string()).collect();
-            out.note(&format!(
-                "weights of earlier models of this name are still there and may be deleted: {}",
-                unused.join(", ")
-            ));
-        }
+        write(&mut model, args, &files, &target_path, out)?;
         report.output = Some(target_path.clone());
     }
     drop(progress);
@@ -215,6 +205,46 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
         std::fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
     }
     Ok(if verified? { Verdict::Clean } else { Verdict::Findings })
+}
+
+/// Writes the result with a record of its source, and says which other files belong to it.
+fn write(
+    model: &mut Model,
+    args: &Args,
+    files: &[Source],
+    path: &Path,
+    out: &Output,
+) -> Result<()> {
+    record(model, args, path)?;
+    ensure_unchanged(files)?;
+    let stored = store(model, path, &StoreOptions::default())
+        .with_context(|| format!("write {}", path.display()))?;
+    if let Some((data, size)) = &stored.data {
+        out.note(&format!(
+            "a model file holds at most 2 GiB, so the weights are in {} ({}): keep both together",
+            data.display(),
+            bytes(*size)
+        ));
+    }
+    if !stored.unused.is_empty() {
+        let unused: Vec<String> =
+            stored.unused.iter().map(|path| path.display().to_string()).collect();
+        out.note(&format!(
+            "weights of earlier models of this name are still there and may be deleted: {}",
+            unused.join(", ")
+        ));
+    }
+    Ok(())
+}
+
+/// Draws a model with the types that are declared and those that can be inferred: exporters leave most of them out.
+fn draw(model: &Model) -> Drawing {
+    let mut typed = model.clone();
+    let inferred = Pipeline::of(&["infer-shapes"]).and_then(|pipeline| {
+        run_passes(&mut typed, &pipeline, &Options::default(), &mut |_, _| {})
+    });
+    // A model that contradicts itself is drawn as it is; the run says what is wrong with it.
+    Drawing::of(if inferred.is_ok() { &typed } else { model })
 }
 
 /// Refuses a path that no file can be written to, before any work is done.
@@ -338,7 +368,7 @@ fn strip_metadata(model: &mut Model) {
     }
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ReportFormat {
     Json,
     Html,

@@ -3,7 +3,7 @@
 //! A model has the same constant many times (zeros, shapes), so each is paired once: first with the constant of its name
 //! and content, then with one of its content, then with the one of its name.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use half::{bf16, f16};
@@ -330,13 +330,13 @@ impl Pairing {
         before: impl Fn(usize) -> K,
         after: impl Fn(usize) -> K,
     ) -> Vec<(usize, usize)> {
-        let mut waiting: HashMap<K, std::collections::VecDeque<usize>> = HashMap::new();
+        let mut waiting: HashMap<K, VecDeque<usize>> = HashMap::new();
         for i in (0..self.after.len()).filter(|&i| !self.after[i]) {
             waiting.entry(after(i)).or_default().push_back(i);
         }
         let mut pairs = Vec::new();
         for b in (0..self.before.len()).filter(|&i| !self.before[i]) {
-            if let Some(a) = waiting.get_mut(&before(b)).and_then(|queue| queue.pop_front()) {
+            if let Some(a) = waiting.get_mut(&before(b)).and_then(VecDeque::pop_front) {
                 pairs.push((b, a));
             }
         }

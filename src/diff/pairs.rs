@@ -59,9 +59,14 @@ impl<'a> Side<'a> {
         let node = &self.model[id];
         let mut state = DefaultHasher::new();
         hash_operator(node, &mut state);
-        for input in node.inputs() {
-            (input.is_some(), input.and_then(|v| self.labels.get(&v))).hash(&mut state);
+        let label = |input: &Option<ValueId>| {
+            (input.is_some(), input.and_then(|v| self.labels.get(&v).copied()))
+        };
+        let mut labels: Vec<_> = node.inputs().iter().map(label).collect();
+        if is_commutative(node) {
+            labels.sort_unstable();
         }
+        labels.hash(&mut state);
         state.finish()
     }
 
@@ -75,7 +80,9 @@ impl<'a> Side<'a> {
             .uses()
             .iter()
             .filter_map(|use_| match *use_ {
-                Use::Input { node, slot } if self.is_free(node) => Some((node, slot)),
+                Use::Input { node, slot } if self.is_free(node) => {
+                    Some((node, if is_commutative(&self.model[node]) { 0 } else { slot }))
+                }
                 _ => None,
             })
             .collect();
@@ -93,6 +100,11 @@ impl<'a> Side<'a> {
         }
         of.nodes
     }
+}
+
+/// Whether the order of a node's inputs is a matter of taste: exporters differ in it.
+fn is_commutative(node: &Node) -> bool {
+    ["Add", "Mul", "And", "Or", "Xor", "Equal"].iter().any(|op| node.op().is(op))
 }
 
 fn hash_operator(node: &Node, state: &mut impl Hasher) {
@@ -131,9 +143,12 @@ impl Depths<'_> {
         let node = &self.side.model[id];
         let mut state = DefaultHasher::new();
         hash_operator(node, &mut state);
-        for &input in node.inputs() {
-            input.map(|v| self.value(v)).hash(&mut state);
+        let value = |input: &Option<ValueId>| input.map(|v| self.value(v));
+        let mut inputs: Vec<Option<u64>> = node.inputs().iter().map(value).collect();
+        if is_commutative(node) {
+            inputs.sort_unstable();
         }
+        inputs.hash(&mut state);
         for (_, body) in node.attrs.graphs() {
             self.graph(body).hash(&mut state);
         }
@@ -306,6 +321,7 @@ impl Pairs<'_> {
                 // Numbers and shapes are alike in many places.
                 let ty = side.model[value].tensor_type()?;
                 let large = ty.shape.as_ref().and_then(onnxfix_ir::Shape::len)? > 1;
+                let slot = if is_commutative(node) { 0 } else { slot };
                 (ty.dtype.is_float() && large).then(|| (node.op().to_string(), slot, label))
             };
             slots.filter_map(weight).collect()
@@ -359,10 +375,14 @@ impl Pairs<'_> {
                 let (b, a) = (&self.before.model[id], &self.after.model[other]);
                 let outputs = b.outputs().iter().zip(a.outputs());
                 values.extend(outputs.filter_map(|(b, a)| Some(((*b)?, (*a)?))));
-                for (b, a) in b.inputs().iter().zip(a.inputs()) {
-                    if let (Some(b), Some(a)) = (b, a) {
-                        done.extend(self.up(*b, *a, freely));
-                    }
+                let (ours, theirs) = (b.inputs(), a.inputs());
+                let mut both: Vec<_> = ours.iter().zip(theirs).collect();
+                if is_commutative(b) {
+                    both.extend(ours.iter().zip(theirs.iter().rev()));
+                }
+                let both = both.into_iter().filter_map(|(b, a)| Some(((*b)?, (*a)?)));
+                for (b, a) in both.collect::<Vec<_>>() {
+                    done.extend(self.up(b, a, freely));
                 }
             } else if let Some((b, a)) = values.pop_front() {
                 done.extend(self.down(b, a, freely));

@@ -1,12 +1,18 @@
 //! What an `optimize` run did, as text, JSON and HTML.
 
+mod html;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
+use onnxfix_ascend::cost::Prediction;
+use onnxfix_ascend::finding::Finding;
 use onnxfix_ir::{AttrValue, Model};
 use onnxfix_passes::Report as Passes;
 use serde::Serialize;
+
+pub use html::Drawing;
 
 use crate::verify::Report as Verification;
 
@@ -32,6 +38,9 @@ pub struct Report {
     /// What the passes did.
     #[serde(flatten)]
     pub passes: Passes,
+    /// By how much each pass changed the number of each operator, where that was followed.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub ops_by_pass: BTreeMap<&'static str, BTreeMap<String, i64>>,
     /// Warnings from reading the file.
     pub load_warnings: Vec<String>,
     /// Seconds from start to end.
@@ -39,6 +48,75 @@ pub struct Report {
     /// How the result compares with the source, where that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verify: Option<Verification>,
+    /// What the target says to both models, where that was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub findings: Option<Both<Vec<Finding>>>,
+    /// How long both will take there, where that can be said.
+    #[serde(skip_serializing_if = "Both::is_empty")]
+    pub cost: Both<Option<Prediction>>,
+    /// The graphs of both, for the page.
+    #[serde(skip)]
+    pub graphs: Option<Both<Drawing>>,
+}
+
+/// Something of the model as it was read, and as it was written.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct Both<T> {
+    /// Of the model as it was read.
+    pub before: T,
+    /// Of the model as it was written.
+    pub after: T,
+}
+
+impl<T> Both<Option<T>> {
+    fn is_empty(&self) -> bool {
+        self.before.is_none() && self.after.is_none()
+    }
+}
+
+/// Follows what each pass of a run changes in the number of each operator.
+#[derive(Debug)]
+pub struct Tally {
+    last: BTreeMap<String, usize>,
+    passes: BTreeMap<&'static str, BTreeMap<String, i64>>,
+}
+
+impl Tally {
+    /// Begins with the model as it is.
+    #[must_use]
+    pub fn new(model: &Model) -> Tally {
+        Tally { last: operators(model), passes: BTreeMap::new() }
+    }
+
+    /// Counts what has changed since the last time as the work of `pass`.
+    pub fn see(&mut self, pass: &'static str, model: &Model) {
+        let now = operators(model);
+        let of_pass = self.passes.entry(pass).or_default();
+        let count = |ops: &BTreeMap<String, usize>, op| ops.get(op).copied().unwrap_or(0) as i64;
+        for op in self.last.keys().chain(now.keys().filter(|op| !self.last.contains_key(*op))) {
+            let change = count(&now, op) - count(&self.last, op);
+            if change != 0 {
+                *of_pass.entry(op.clone()).or_default() += change;
+            }
+        }
+        self.last = now;
+    }
+
+    /// The changes by pass and operator; what a pass took back again is none.
+    #[must_use]
+    pub fn finish(mut self) -> BTreeMap<&'static str, BTreeMap<String, i64>> {
+        self.passes.values_mut().for_each(|ops| ops.retain(|_, change| *change != 0));
+        self.passes
+    }
+}
+
+/// How often each operator occurs, Constant left out.
+fn operators(model: &Model) -> BTreeMap<String, usize> {
+    let mut ops: BTreeMap<String, usize> = BTreeMap::new();
+    for (_, node) in model.all_nodes().filter(|(_, node)| !node.op().is("Constant")) {
+        *ops.entry(node.op().to_string()).or_default() += 1;
+    }
+    ops
 }
 
 /// A model in numbers.
@@ -62,15 +140,11 @@ impl Summary {
     /// Counts a model.
     #[must_use]
     pub fn of(model: &Model) -> Summary {
-        let mut ops: BTreeMap<String, usize> = BTreeMap::new();
+        let ops = operators(model);
         let mut constants = 0;
         let mut constant_bytes = 0;
         for (_, node) in model.all_nodes() {
-            if node.op().is("Constant") {
-                constants += 1;
-            } else {
-                *ops.entry(node.op().to_string()).or_default() += 1;
-            }
+            constants += usize::from(node.op().is("Constant"));
             constant_bytes += node.attrs.0.iter().map(|a| attr_bytes(&a.value)).sum::<u64>();
         }
         for tensor in model.all_values().filter_map(|(_, v)| v.tensor()) {
@@ -152,9 +226,13 @@ impl Report {
             before,
             after,
             passes,
+            ops_by_pass: BTreeMap::new(),
             load_warnings: Vec::new(),
             seconds: 0.0,
             verify: None,
+            findings: None,
+            cost: Both::default(),
+            graphs: None,
         }
     }
 
@@ -194,86 +272,6 @@ impl Report {
         }
         text
     }
-
-    /// A page that stands on its own.
-    #[must_use]
-    pub fn html(&self) -> String {
-        let mut rows = String::new();
-        for (op, a, b) in changed_ops(&self.before, &self.after) {
-            let _ok = write!(rows, "<tr><td>{}</td><td>{a}</td><td>{b}</td></tr>", escape(op));
-        }
-        let mut passes = String::new();
-        for pass in self.passes.passes.iter().filter(|p| p.rewrites > 0) {
-            let ms = pass.time.as_secs_f64() * 1e3;
-            let _ok = write!(
-                passes,
-                "<tr><td>{}</td><td>{}</td><td>{ms:.1}</td></tr>",
-                pass.pass, pass.rewrites
-            );
-        }
-        let mut notes = String::new();
-        for note in &self.passes.notes {
-            let class = if note.warning { " class=warning" } else { "" };
-            let _ok = write!(notes, "<li{class}><b>{}</b>: {}</li>", note.pass, escape(&note.text));
-        }
-        for warning in &self.load_warnings {
-            let _ok = write!(notes, "<li class=warning>{}</li>", escape(warning));
-        }
-        let verification = self.verify.as_ref().map_or_else(String::new, |report| {
-            format!("<h2>Compared with the source</h2><pre>{}</pre>", escape(&report.text()))
-        });
-        let list = |items: &[String]| {
-            items
-                .iter()
-                .map(|i| format!("<code>{}</code>", escape(i)))
-                .collect::<Vec<_>>()
-                .join("<br>")
-        };
-        let (a, b) = (&self.before, &self.after);
-        format!(
-            "<!doctype html><html lang=en><meta charset=utf-8><title>onnxfix: {name}</title><style>{CSS}</style>\
-             <h1>{name}</h1><p>{model} → {output}<br>target {target}, onnxfix {version}, {seconds:.2} s</p>\
-             <table><tr><th></th><th>before</th><th>after</th></tr>\
-             <tr><td>nodes</td><td>{}</td><td>{}</td></tr>\
-             <tr><td>constants</td><td>{}</td><td>{}</td></tr>\
-             <tr><td>bytes of constants</td><td>{}</td><td>{}</td></tr>\
-             <tr><td>inputs</td><td>{}</td><td>{}</td></tr>\
-             <tr><td>outputs</td><td>{}</td><td>{}</td></tr></table>\
-             <h2>Operators that changed</h2><table><tr><th>operator</th><th>before</th><th>after</th></tr>{rows}</table>\
-             <h2>Passes that fired</h2><table><tr><th>pass</th><th>rewrites</th><th>ms</th></tr>{passes}</table>\
-             <h2>Notes</h2><ul>{notes}</ul>{verification}</html>\n",
-            a.nodes,
-            b.nodes,
-            a.constants,
-            b.constants,
-            bytes(a.constant_bytes),
-            bytes(b.constant_bytes),
-            list(&a.inputs),
-            list(&b.inputs),
-            list(&a.outputs),
-            list(&b.outputs),
-            name = escape(&self.model.file_name().unwrap_or_default().to_string_lossy()),
-            model = escape(&self.model.display().to_string()),
-            output = escape(
-                &self
-                    .output
-                    .as_ref()
-                    .map_or("nothing (dry run)".into(), |p| p.display().to_string())
-            ),
-            target = self.target,
-            version = self.onnxfix,
-            seconds = self.seconds,
-        )
-    }
-}
-
-const CSS: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}\
-h1{font-size:1.4em}h2{font-size:1.1em;margin-top:2em}table{border-collapse:collapse}\
-td,th{padding:.25em 1em .25em 0;text-align:left;border-bottom:1px solid #ddd;vertical-align:top}\
-td:nth-child(n+2){font-variant-numeric:tabular-nums}.warning{color:#a40}code{font-size:.9em}";
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 /// Items joined by commas into lines of about this width.
