@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use onnxfix_ascend::facts::release;
+use onnxfix_ascend::cost::predict;
+use onnxfix_ascend::facts::{Facts, release};
+use onnxfix_ascend::inspect::inspect;
 use onnxfix_ir::text::{Mode, print};
-use onnxfix_ir::{LoadOptions, Model, Source, StoreOptions, check, store};
+use onnxfix_ir::{LoadOptions, Model, Source, StoreOptions, check, infer, store};
 use onnxfix_passes::{Options, PROVENANCE, Pipeline, Stop, find, run as run_passes};
 
 use super::Verdict;
@@ -137,6 +139,8 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
     let mut tally = report_format.map(|_| Tally::new(&model));
     let drawn = (report_format == Some(ReportFormat::Html)).then(|| draw(&model));
 
+    let source = report_format.and(args.target.soc()).map(|soc| (soc, model.clone()));
+
     let mut printed = Vec::new();
     let mut observer = |pass: &'static str, model: &Model| {
         progress.step(pass);
@@ -172,6 +176,10 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
     report.load_warnings = warnings;
     report.ops_by_pass = tally.map(Tally::finish).unwrap_or_default();
     report.graphs = drawn.map(|before| Both { before, after: draw(&model) });
+    if let Some((soc, source)) = source {
+        let facts = Facts::find(soc, &toolkit::version(args.cann.as_deref()))?;
+        ask_target(&mut report, source, &model, &options, &facts)?;
+    }
 
     if !args.dry_run {
         progress.step(format!("write {}", target_path.display()));
@@ -245,6 +253,25 @@ fn draw(model: &Model) -> Drawing {
     });
     // A model that contradicts itself is drawn as it is; the run says what is wrong with it.
     Drawing::of(if inferred.is_ok() { &typed } else { model })
+}
+
+/// Reports what the target says to the model as it was read, with its shapes fixed, and as it is written.
+fn ask_target(
+    report: &mut Report,
+    mut before: Model,
+    after: &Model,
+    options: &Options,
+    facts: &Facts,
+) -> Result<()> {
+    let pipeline = Pipeline::of(&["fix-input-shapes"])?;
+    run_passes(&mut before, &pipeline, options, &mut |_, _| ())?;
+    let mut after = after.clone();
+    infer::infer(&mut before)?;
+    infer::infer(&mut after)?;
+    let cost = |model: &Model| predict(model, facts.platform.as_ref()?).ok();
+    report.findings = Some(Both { before: inspect(&before, facts), after: inspect(&after, facts) });
+    report.cost = Both { before: cost(&before), after: cost(&after) };
+    Ok(())
 }
 
 /// Refuses a path that no file can be written to, before any work is done.

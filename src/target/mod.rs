@@ -34,6 +34,15 @@ impl Target {
         }
     }
 
+    /// The chip that the result is for, as ATC spells it.
+    #[must_use]
+    pub fn soc(self) -> Option<&'static str> {
+        match self {
+            Target::Ascend310P3 => Some("Ascend310P3"),
+            Target::Portable => None,
+        }
+    }
+
     /// The passes for this target, in order.
     ///
     /// # Errors

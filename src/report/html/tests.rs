@@ -60,6 +60,10 @@ fn prediction(time: f64) -> Prediction {
         memory: share * time / 2.0,
         overhead: 0.0,
         total: share * time,
+        runs_with: None,
+        flops: 0.0,
+        memory_bytes: 0.0,
+        cache_bytes: 0.0,
     };
     Prediction {
         soc: "Ascend310P3".into(),
@@ -72,6 +76,8 @@ fn prediction(time: f64) -> Prediction {
             node(Some(0), Unit::AiCpu, 0.3),
         ],
         assumptions: vec!["one stream".into()],
+        flops: 0.0,
+        weight_bytes: 0.0,
     }
 }
 
