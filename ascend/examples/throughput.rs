@@ -114,6 +114,8 @@ struct Summary {
     starts: f64,
     operators: usize,
     layers: usize,
+    /// Microseconds of each layer.
+    by_layer: Vec<f64>,
     /// Microseconds by operator, the slowest first.
     slowest: Vec<(String, f64)>,
 }
@@ -129,7 +131,12 @@ impl Summary {
         slowest.sort_by(|a, b| b.1.total_cmp(&a.1));
         slowest.truncate(8);
         let nodes = prediction.nodes.iter();
+        let layers = nodes.clone().filter_map(|n| n.layer).max().map_or(0, |last| last + 1);
+        let of = |layer: usize| {
+            nodes.clone().filter(|n| n.layer == Some(layer)).map(|n| n.total).sum::<f64>()
+        };
         Summary {
+            by_layer: (0..layers).map(of).collect(),
             time: prediction.time,
             fps: prediction.fps,
             gflop: prediction.flops / 1e9,
@@ -137,7 +144,7 @@ impl Summary {
             units,
             starts: nodes.clone().map(|n| n.overhead).sum(),
             operators: nodes.clone().filter(|n| n.unit != Unit::None).count(),
-            layers: nodes.filter_map(|n| n.layer).max().map_or(0, |last| last + 1),
+            layers,
             slowest,
         }
     }

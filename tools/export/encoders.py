@@ -58,7 +58,7 @@ class Interface(torch.nn.Module):
 
     def forward(self, *inputs):
         keywords = dict(zip(self.names, inputs, strict=True))
-        if "Causal" in type(self.model).__name__ or isinstance(self.model, GPT2LMHeadModel):
+        if isinstance(self.model, GPT2LMHeadModel):
             keywords["use_cache"] = False
         output = self.model(**keywords, return_dict=True)
         return tuple(output[key] for key in ("logits", "start_logits", "end_logits") if key in output)
