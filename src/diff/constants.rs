@@ -434,21 +434,20 @@ fn numbers<T: Element>(before: &Tensor, after: &Tensor, wide: fn(T) -> f64) -> O
         let size = size_of::<T>();
         if b != a {
             // Bits decide, so that a NaN is like itself and -0 is not like 0.
-            for (i, (b, a)) in b.chunks_exact(size).zip(a.chunks_exact(size)).enumerate() {
-                if b == a {
+            let (ours, theirs) = (T::from_raw(b), T::from_raw(a));
+            let bits = b.chunks_exact(size).zip(a.chunks_exact(size));
+            for (i, (bits, (&x, &y))) in bits.zip(ours.iter().zip(theirs.iter())).enumerate() {
+                if bits.0 == bits.1 {
                     continue;
                 }
-                let (Some(&b), Some(&a)) = (T::from_raw(b).first(), T::from_raw(a).first()) else {
-                    continue;
-                };
-                let (b, a) = (wide(b), wide(a));
+                let (x, y) = (wide(x), wide(y));
                 found.count += 1;
-                if (b - a).is_finite() {
-                    found.largest = found.largest.max((b - a).abs());
+                if (x - y).is_finite() {
+                    found.largest = found.largest.max((x - y).abs());
                 }
                 if first.is_none() {
                     first = Some(start + i as u64);
-                    (found.before, found.after) = (b, a);
+                    (found.before, found.after) = (x, y);
                 }
             }
         }
