@@ -197,7 +197,7 @@ g (float[2] x) => (float[2] y) { y = Mish (x) }
     folder
         .run("optimize m.onnxtxt")
         .exits(0)
-        .says(&["warning: the model stays at opset 18 instead of 13: Mish making \"y\""]);
+        .says(&["warning: the model stays at opset 18 instead of 13: \"y\" (Mish)"]);
 }
 
 #[test]

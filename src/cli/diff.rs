@@ -16,8 +16,8 @@ const SHOWN: usize = 8;
 
 /// Say what changed between two models.
 ///
-/// Inputs and outputs, operator sets and metadata, nodes and constants. Nodes are matched by what they compute from, by
-/// names and by their neighbours, never by their order; constants by content. Nothing is run: whether the numbers are the
+/// Inputs and outputs, operator sets and metadata, nodes and constants. Nodes are matched by what they compute from, by the
+/// weights they read, names and neighbours; constants by content. Nothing is run: whether the numbers are the
 /// same is what `onnxfix verify` answers.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {

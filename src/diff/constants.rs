@@ -1,9 +1,10 @@
 //! Constants of two models, compared by content.
 //!
 //! A model has the same constant many times (zeros, shapes), so each is paired once: first with the constant of its name
-//! and content, then with one of its content, then with the one of its name.
+//! and content, then with one of its content, then with the one of its name, and at last with the one that stands in its
+//! place, once it is known which nodes belong together.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use half::{bf16, f16};
@@ -24,7 +25,7 @@ pub struct Constants {
     pub moved: usize,
     /// Constants of one content and two names.
     pub renamed: Vec<Renamed>,
-    /// Constants of one name and two contents.
+    /// Constants of one name, or read in one place, and two contents.
     pub changed: Vec<ChangedConstant>,
     /// Constants that only the first model has, the largest first.
     pub removed: Vec<Constant>,
@@ -74,8 +75,11 @@ pub struct Renamed {
 /// A constant with other content.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ChangedConstant {
-    /// Name.
+    /// Name in the first model.
     pub name: String,
+    /// Name in the second model, where it is another one: the nodes that read both belong together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub renamed: Option<String>,
     /// Type and dimensions in the first model.
     pub before: String,
     /// Type and dimensions in the second model.
@@ -239,12 +243,27 @@ fn classes(contents: &[&Content]) -> Vec<usize> {
     classes
 }
 
-/// Pairs and compares the constants of two models.
-pub(super) fn compare(before: &Model, after: &Model) -> (Labels, Constants) {
+/// The constants of two models with those that belong together, as places in both lists.
+pub(super) struct Paired {
+    before: Vec<Found>,
+    after: Vec<Found>,
+    /// A number for each content.
+    of_before: Vec<usize>,
+    of_after: Vec<usize>,
+    pairing: Pairing,
+    equal: Vec<(usize, usize)>,
+    renamed: Vec<(usize, usize)>,
+    changed: Vec<(usize, usize)>,
+}
+
+/// Pairs the constants of two models by content and name.
+pub(super) fn pair(before: &Model, after: &Model) -> (Labels, Paired) {
     let (before, after) = (constants(before), constants(after));
     let contents: Vec<&Content> = before.iter().chain(&after).map(|c| &c.content).collect();
-    let classes = classes(&contents);
-    let (of_before, of_after) = classes.split_at(before.len());
+    let mut of_before = classes(&contents);
+    // No class has this number, nor one behind it.
+    let fresh = of_before.len();
+    let of_after = of_before.split_off(before.len());
 
     let mut pairing = Pairing::new(before.len(), after.len());
     let by_name = |c: &Found| c.name.clone();
@@ -254,63 +273,92 @@ pub(super) fn compare(before: &Model, after: &Model) -> (Labels, Constants) {
     let changed = pairing.pair(|i| by_name(&before[i]), |i| by_name(&after[i]));
 
     let mut labels = Labels {
-        before: before.iter().zip(of_before).map(|(c, &class)| (c.value, class)).collect(),
-        after: after.iter().zip(of_after).map(|(c, &class)| (c.value, class)).collect(),
+        before: before.iter().zip(&of_before).map(|(c, &class)| (c.value, class)).collect(),
+        after: after.iter().zip(&of_after).map(|(c, &class)| (c.value, class)).collect(),
     };
     for (n, &(b, a)) in changed.iter().enumerate() {
-        // No class has this number.
-        let label = classes.len() + n;
-        labels.before.insert(before[b].value, label);
-        labels.after.insert(after[a].value, label);
+        labels.before.insert(before[b].value, fresh + n);
+        labels.after.insert(after[a].value, fresh + n);
+    }
+    let paired = Paired { before, after, of_before, of_after, pairing, equal, renamed, changed };
+    (labels, paired)
+}
+
+impl Paired {
+    /// Pairs constants that nodes which belong together read in the same place, where neither has a counterpart yet and
+    /// both have one type and size. Gives those that are paired now.
+    pub(super) fn pair_by_reader(
+        &mut self,
+        candidates: Vec<(ValueId, ValueId)>,
+    ) -> Vec<(ValueId, ValueId)> {
+        let places = |all: &[Found]| -> HashMap<ValueId, usize> {
+            all.iter().enumerate().map(|(i, c)| (c.value, i)).collect()
+        };
+        let (of_before, of_after) = (places(&self.before), places(&self.after));
+        let mut found = Vec::new();
+        for (before, after) in candidates {
+            let (Some(&b), Some(&a)) = (of_before.get(&before), of_after.get(&after)) else {
+                continue;
+            };
+            let free = !self.pairing.before[b] && !self.pairing.after[a];
+            if free && self.before[b].content.ty() == self.after[a].content.ty() {
+                (self.pairing.before[b], self.pairing.after[a]) = (true, true);
+                self.changed.push((b, a));
+                found.push((before, after));
+            }
+        }
+        found
     }
 
-    let mut result = Constants::default();
-    for &(b, a) in &equal {
-        result.same += 1;
-        result.same_bytes += before[b].content.bytes();
-        result.moved += usize::from(before[b].is_node != after[a].is_node);
-    }
-    for &(b, a) in &renamed {
-        let content = &before[b].content;
-        result.renamed.push(Renamed {
-            before: before[b].name.to_string(),
-            after: after[a].name.to_string(),
-            ty: content.ty(),
-            bytes: content.bytes(),
-        });
-    }
-    result.changed = changed
-        .par_iter()
-        .map(|&(b, a)| ChangedConstant {
+    /// Compares what is paired, and lists what is not.
+    pub(super) fn compare(self) -> Constants {
+        let Paired { before, after, of_before, of_after, pairing, equal, renamed, changed } = self;
+        let mut result = Constants::default();
+        for &(b, a) in &equal {
+            result.same += 1;
+            result.same_bytes += before[b].content.bytes();
+            result.moved += usize::from(before[b].is_node != after[a].is_node);
+        }
+        for &(b, a) in &renamed {
+            let content = &before[b].content;
+            result.renamed.push(Renamed {
+                before: before[b].name.to_string(),
+                after: after[a].name.to_string(),
+                ty: content.ty(),
+                bytes: content.bytes(),
+            });
+        }
+        result.renamed.sort_by_key(|c| std::cmp::Reverse(c.bytes));
+        let compared = changed.par_iter().map(|&(b, a)| ChangedConstant {
             name: before[b].name.to_string(),
+            renamed: Some(&after[a].name)
+                .filter(|&n| *n != before[b].name)
+                .map(ToString::to_string),
             before: before[b].content.ty(),
             after: after[a].content.ty(),
             elements: elements(&before[b].content, &after[a].content),
+        });
+        result.changed = compared.collect();
+        result.removed = alone(&before, &of_before, &pairing.before, &of_after);
+        result.added = alone(&after, &of_after, &pairing.after, &of_before);
+        result
+    }
+}
+
+/// The constants without counterpart, the largest first.
+fn alone(all: &[Found], of: &[usize], paired: &[bool], others: &[usize]) -> Vec<Constant> {
+    let others: HashSet<usize> = others.iter().copied().collect();
+    let rest = (0..all.len()).filter(|&i| !paired[i]);
+    let mut alone: Vec<Constant> = rest
+        .map(|i| Constant {
+            name: all[i].name.to_string(),
+            ty: all[i].content.ty(),
+            bytes: all[i].content.bytes(),
+            copy: others.contains(&of[i]),
         })
         .collect();
-    let left = |all: &[Found], of: &[usize], paired: &[bool], others: &[usize]| {
-        let rest = (0..all.len()).filter(|&i| !paired[i]);
-        let mut left: Vec<Constant> = rest
-            .map(|i| Constant {
-                name: all[i].name.to_string(),
-                ty: all[i].content.ty(),
-                bytes: all[i].content.bytes(),
-                copy: others.binary_search(&of[i]).is_ok(),
-            })
-            .collect();
-        left.sort_by_key(|c| std::cmp::Reverse(c.bytes));
-        left
-    };
-    let sorted = |of: &[usize]| {
-        let mut sorted = of.to_vec();
-        sorted.sort_unstable();
-        sorted.dedup();
-        sorted
-    };
-    result.removed = left(&before, of_before, &pairing.before, &sorted(of_after));
-    result.added = left(&after, of_after, &pairing.after, &sorted(of_before));
-    result.renamed.sort_by_key(|c| std::cmp::Reverse(c.bytes));
-    (labels, result)
+    alone.sort_by_key(|c| std::cmp::Reverse(c.bytes));
+    alone
 }
 
 /// Which constants have their counterpart.
@@ -386,21 +434,20 @@ fn numbers<T: Element>(before: &Tensor, after: &Tensor, wide: fn(T) -> f64) -> O
         let size = size_of::<T>();
         if b != a {
             // Bits decide, so that a NaN is like itself and -0 is not like 0.
-            for (i, (b, a)) in b.chunks_exact(size).zip(a.chunks_exact(size)).enumerate() {
-                if b == a {
+            let (ours, theirs) = (T::from_raw(b), T::from_raw(a));
+            let bits = b.chunks_exact(size).zip(a.chunks_exact(size));
+            for (i, (bits, (&x, &y))) in bits.zip(ours.iter().zip(theirs.iter())).enumerate() {
+                if bits.0 == bits.1 {
                     continue;
                 }
-                let (Some(&b), Some(&a)) = (T::from_raw(b).first(), T::from_raw(a).first()) else {
-                    continue;
-                };
-                let (b, a) = (wide(b), wide(a));
+                let (x, y) = (wide(x), wide(y));
                 found.count += 1;
-                if (b - a).is_finite() {
-                    found.largest = found.largest.max((b - a).abs());
+                if (x - y).is_finite() {
+                    found.largest = found.largest.max((x - y).abs());
                 }
                 if first.is_none() {
                     first = Some(start + i as u64);
-                    (found.before, found.after) = (b, a);
+                    (found.before, found.after) = (x, y);
                 }
             }
         }

@@ -86,8 +86,10 @@ pub fn diff(before: (&str, &Model), after: (&str, &Model)) -> Diff {
         summary: Summary::of(model),
     };
     let (b, a) = (before.1, after.1);
-    let (labels, constants) = constants::compare(b, a);
-    let pairs = pairs::find(b, a, labels);
+    let (labels, mut constants) = constants::pair(b, a);
+    let mut pairs = pairs::find(b, a, labels);
+    let more = constants.pair_by_reader(pairs.constants());
+    pairs.join_constants(&more);
     let mut diff = Diff {
         schema: SCHEMA,
         before: side(before),
@@ -97,7 +99,7 @@ pub fn diff(before: (&str, &Model), after: (&str, &Model)) -> Diff {
         inputs: interface::values(b, a, b[b.root()].inputs(), a[a.root()].inputs()),
         outputs: interface::values(b, a, b[b.root()].outputs(), a[a.root()].outputs()),
         nodes: nodes::compare(&pairs),
-        constants,
+        constants: constants.compare(),
     };
     diff.file.extend(nodes::bodies(&pairs));
     diff.outputs.extend(nodes::outputs(&pairs));

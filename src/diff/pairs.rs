@@ -228,6 +228,39 @@ impl Pairs<'_> {
         }
     }
 
+    /// Constants that nodes which belong together read in the same place, and that are not known to belong together.
+    pub(super) fn constants(&self) -> Vec<(ValueId, ValueId)> {
+        let mut found = Vec::new();
+        for &before in &self.before.nodes {
+            let Some(&after) = self.before.paired.get(&before) else { continue };
+            let (b, a) = (&self.before.model[before], &self.after.model[after]);
+            let slots = |node: &Node, labels: &HashMap<ValueId, usize>| -> Vec<(usize, ValueId)> {
+                let inputs = node.inputs().iter().enumerate();
+                let constant = |(slot, v): (usize, &Option<ValueId>)| {
+                    let slot = if is_commutative(node) { 0 } else { slot };
+                    Some((slot, (*v).filter(|v| labels.contains_key(v))?))
+                };
+                inputs.filter_map(constant).collect()
+            };
+            let theirs = slots(a, &self.after.labels);
+            for (slot, one) in slots(b, &self.before.labels) {
+                let other = theirs.iter().find(|(other, _)| *other == slot);
+                let other = other.map(|&(_, v)| v).filter(|&v| !self.same_value(one, v));
+                found.extend(other.map(|other| (one, other)));
+            }
+        }
+        found
+    }
+
+    /// Takes constants for the same although their content differs.
+    pub(super) fn join_constants(&mut self, constants: &[(ValueId, ValueId)]) {
+        for (n, &(before, after)) in constants.iter().enumerate() {
+            // Labels count up from zero.
+            self.before.labels.insert(before, usize::MAX - n);
+            self.after.labels.insert(after, usize::MAX - n);
+        }
+    }
+
     fn join_graphs(&mut self, before: GraphId, after: GraphId, what: String) {
         let (b, a) = (self.before.model, self.after.model);
         let (inputs, others) = (b[before].inputs(), a[after].inputs());

@@ -178,13 +178,17 @@ fn one_constant(constant: &Constant) -> String {
 }
 
 fn changed_constant(constant: &ChangedConstant) -> String {
-    let ChangedConstant { name, before, after, elements } = constant;
+    let ChangedConstant { name, renamed, before, after, elements } = constant;
+    let name = match renamed {
+        Some(renamed) => format!("{name:?} → {renamed:?}"),
+        None => format!("{name:?}"),
+    };
     if before != after {
-        return format!("{name:?}: {before} → {after}");
+        return format!("{name}: {before} → {after}");
     }
-    let Some(e) = elements else { return format!("{name:?} ({before}): other elements") };
+    let Some(e) = elements else { return format!("{name} ({before}): other elements") };
     format!(
-        "{name:?} ({before}): {} of {} elements, the first at {:?}: {} → {}, largest difference {:.3e}",
+        "{name} ({before}): {} of {} elements, the first at {:?}: {} → {}, largest difference {:.3e}",
         e.count, e.of, e.first, e.before, e.after, e.largest
     )
 }

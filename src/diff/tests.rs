@@ -109,6 +109,20 @@ fn operands_may_change_places() {
     "#);
 }
 
+/// A weight with another name and other numbers is still the one that this product reads.
+#[test]
+fn places_tell_constants_apart() {
+    assert_snapshot!(told(
+        "g (float[2] x) => (float[2] y) <float[2,2] w = {1, 2, 3, 4}> { a = Relu (x)  y = MatMul (a, w) }",
+        "g (float[2] x) => (float[2] y) <float[2,2] v = {1, 2, 3, 5}> { a = Relu (x)  y = MatMul (a, v) }"
+    ), @r#"
+    differ     a and b
+    nodes      2 → 2: 2 alike
+    constants  1 → 1 (16 B → 16 B): 1 changed
+    changed    "w" → "v" (float[2,2]): 1 of 4 elements, the first at [1, 1]: 4 → 5, largest difference 1.000e0
+    "#);
+}
+
 #[test]
 fn constants_are_compared_by_content() {
     let before = "g (float[3] x) => (float[3] y) <float[3] same = {1, 2, 3}, float[3] old = {4, 5, 6}, float[3] w = {7, 8, 9}, float[1] z = {0}, int64[1] gone = {1}> {

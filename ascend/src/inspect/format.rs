@@ -98,6 +98,8 @@ fn operators(cx: &mut Cx<'_>) {
         let elsewhere = ranges.iter().any(|[a, b]| *a <= high && *b >= low);
         let pass = match name.as_str() {
             _ if function => Some("inline-functions"),
+            "Einsum" => Some("decompose-einsum"),
+            "Trilu" => Some("decompose-trilu"),
             _ if elsewhere => Some("convert-opset"),
             // These have forms in older operators.
             "Gelu" | "GroupNormalization" => Some("convert-opset"),
@@ -170,20 +172,21 @@ fn node_names(cx: &mut Cx<'_>) {
             why: "ATC makes operators of the nodes' names, which must differ",
             source: "concluded from the name check of ATC's parser",
             confirmed: false,
-            pass: None,
+            pass: Some("name-nodes"),
         };
         cx.find(&kind, twice, what);
     }
 }
 
 /// A node that ATC's parser stops at, or reads in another way than ONNX means it.
-type Refused = (&'static str, fn(&Cx<'_>, NodeId, i64) -> bool, &'static str);
+type Refused = (&'static str, fn(&Cx<'_>, NodeId, i64) -> bool, &'static str, Option<&'static str>);
 
 const REFUSED: &[Refused] = &[
     (
         "GatherND",
         |cx, n, _| cx.model[n].attrs.int("batch_dims").unwrap_or(0) != 0,
         "GatherND with batch_dims is refused (E11010)",
+        Some("decompose-batched-gather"),
     ),
     (
         "Clip",
@@ -191,24 +194,33 @@ const REFUSED: &[Refused] = &[
             opset >= 11 && cx.model[n].input(1).is_none() && cx.model[n].input(2).is_none()
         },
         "Clip without a bound is refused (E11010)",
+        Some("eliminate-nop-arithmetic"),
     ),
     (
         "Transpose",
         |cx, n, _| cx.model[n].attrs.ints("perm").is_none(),
         "Transpose without perm is refused",
+        None,
     ),
-    ("Pad", |cx, n, _| cx.model[n].input(3).is_some(), "Pad's axes are not read"),
+    (
+        "Pad",
+        |cx, n, _| cx.model[n].input(3).is_some(),
+        "Pad's axes are not read",
+        Some("convert-opset"),
+    ),
     (
         "Shape",
         |cx, n, _| {
             cx.model[n].attrs.int("start").is_some() || cx.model[n].attrs.int("end").is_some()
         },
         "Shape's start and end are not read",
+        Some("fold-constants"),
     ),
     (
         "Gather",
         |cx, n, _| !cx.facts.cann.negative_gather_index && has_negative(cx, n),
         "a negative index of Gather is refused by releases before 6.3",
+        Some("count-indices-from-front"),
     ),
 ];
 
@@ -219,7 +231,7 @@ fn has_negative(cx: &Cx<'_>, node: NodeId) -> bool {
 
 fn attributes(cx: &mut Cx<'_>) {
     let Some(opset) = cx.model.opset(cx.model.root(), "") else { return };
-    for (op, is_refused, what) in REFUSED {
+    for (op, is_refused, what, pass) in REFUSED {
         let nodes = cx.running().filter(|(_, node)| node.op().is(op)).map(|(id, _)| id);
         let nodes: Vec<NodeId> = nodes.filter(|&id| is_refused(cx, id, opset)).collect();
         if !nodes.is_empty() {
@@ -229,7 +241,7 @@ fn attributes(cx: &mut Cx<'_>) {
                 why: "ATC's parser of the operator stops or reads something else",
                 source: "ONNX parser plugins of the open-source ops-math and ops-nn of CANN (2026)",
                 confirmed: true,
-                pass: None,
+                pass: *pass,
             };
             let at = cx.paths(&nodes);
             cx.find(&kind, at, (*what).to_owned());
@@ -259,7 +271,7 @@ fn softmax_axis(cx: &mut Cx<'_>, opset: i64) {
             why: "below opset 13 ONNX takes all axes from this one on as one, ATC only this one: other numbers",
             source: "Softmax parser plugin of the open-source ops-nn of CANN (2026)",
             confirmed: true,
-            pass: Some("convert-opset"),
+            pass: Some("canonicalise-softmax"),
         };
         let at = cx.paths(&nodes);
         cx.find(&kind, at, what);

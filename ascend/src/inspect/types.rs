@@ -8,8 +8,8 @@ use super::{Cx, Kind, counted};
 use crate::finding::Severity::{Error, Note, Warning};
 
 pub(super) fn check(cx: &mut Cx<'_>) {
-    unsupported(cx, DataType::Bfloat16, cx.facts.chip.bfloat16, "bfloat16");
-    unsupported(cx, DataType::Double, cx.facts.chip.float64, "float64");
+    unsupported(cx, DataType::Bfloat16, cx.facts.chip.bfloat16, "bfloat16", None);
+    unsupported(cx, DataType::Double, cx.facts.chip.float64, "float64", Some("narrow-doubles"));
     integers(cx);
     ai_cpu(cx);
     foldable(cx);
@@ -21,7 +21,13 @@ fn types<'a>(cx: &'a Cx<'_>, node: &'a Node) -> impl Iterator<Item = DataType> +
     values.filter_map(|&v| cx.model[v].dtype())
 }
 
-fn unsupported(cx: &mut Cx<'_>, dtype: DataType, has_it: bool, code: &'static str) {
+fn unsupported(
+    cx: &mut Cx<'_>,
+    dtype: DataType,
+    has_it: bool,
+    code: &'static str,
+    pass: Option<&'static str>,
+) {
     if has_it {
         return;
     }
@@ -38,7 +44,7 @@ fn unsupported(cx: &mut Cx<'_>, dtype: DataType, has_it: bool, code: &'static st
         why: "no AI Core has kernels for it, and few operators have one on the AI CPU (EZ3003)",
         source: "operator information library of the 310P in CANN 8.1.RC1",
         confirmed: cx.facts.chip.confirmed,
-        pass: None,
+        pass,
     };
     let at = cx.paths(&nodes);
     cx.find(&kind, at, what);
@@ -77,6 +83,7 @@ fn integers(cx: &mut Cx<'_>) {
         return;
     }
     let ops = counted(nodes.iter().map(|&id| model[id].op().name.as_str()));
+    let fed = model[model.root()].inputs().iter().any(|&v| wide(v));
     let kind = Kind {
         code: "int64",
         severity: Warning,
@@ -84,7 +91,7 @@ fn integers(cx: &mut Cx<'_>) {
               depends on the release",
         source: "operator information library of the 310P in CANN 8.1.RC1; older releases have fewer",
         confirmed: cx.facts.cann.line == cx.facts.chip.cann,
-        pass: Some("cast-inputs-to-int32"),
+        pass: Some(if fed { "cast-inputs-to-int32" } else { "narrow-integers" }),
     };
     let at = cx.paths(&nodes);
     cx.find(&kind, at, format!("arithmetic in int64: {ops}"));
@@ -110,7 +117,10 @@ fn ai_cpu(cx: &mut Cx<'_>) {
     let confirmed = chip.confirmed && chip.cann == *line;
     for ((op, dtype), nodes) in found {
         let pass = match dtype {
-            "int64" => Some("cast-inputs-to-int32"),
+            _ if op == "Einsum" => Some("decompose-einsum"),
+            _ if op == "Trilu" => Some("decompose-trilu"),
+            "int64" => Some("narrow-integers"),
+            "double" => Some("narrow-doubles"),
             _ => None,
         };
         let kind = Kind {
