@@ -16,19 +16,19 @@ declare_pass! {
     ///
     /// ## Before
     /// ```onnx
-    /// g (bool[1,8] shown, float[9,4] w) => (float[1,8,4] y) <int64 one = {1}, int64 axis = {1}> {
+    /// g (bool[1,8] shown, float[9,4] w) => (float[1,8,4] y) <int64 one = {1}, int64 three = {3}> {
     ///    n = Cast <to: int = 7> (shown)
-    ///    count = CumSum (n, axis)
-    ///    place = Sub (count, one)
+    ///    far = Mul (n, three)
+    ///    place = Add (far, one)
     ///    y = Gather (w, place)
     /// }
     /// ```
     /// ## After
     /// ```onnx
-    /// g (bool[1,8] shown, float[9,4] w) => (float[1,8,4] y) <int64 axis = {1}, int32 one_int32 = {1}> {
+    /// g (bool[1,8] shown, float[9,4] w) => (float[1,8,4] y) <int32 three_int32 = {3}, int32 one_int32 = {1}> {
     ///    n = Cast <to: int = 6> (shown)
-    ///    count = CumSum (n, axis)
-    ///    place = Sub (count, one_int32)
+    ///    far = Mul (n, three_int32)
+    ///    place = Add (far, one_int32)
     ///    y = Gather (w, place)
     /// }
     /// ```
