@@ -113,8 +113,7 @@ fn operators(cx: &mut Cx<'_>) {
             confirmed: true,
             pass,
         };
-        let at = cx.paths(&nodes);
-        cx.find(&kind, at, what);
+        cx.find_nodes(&kind, &nodes, what);
     }
 }
 
@@ -243,8 +242,7 @@ fn attributes(cx: &mut Cx<'_>) {
                 confirmed: true,
                 pass: *pass,
             };
-            let at = cx.paths(&nodes);
-            cx.find(&kind, at, (*what).to_owned());
+            cx.find_nodes(&kind, &nodes, (*what).to_owned());
         }
     }
     softmax_axis(cx, opset);
@@ -273,7 +271,6 @@ fn softmax_axis(cx: &mut Cx<'_>, opset: i64) {
             confirmed: true,
             pass: Some("canonicalise-softmax"),
         };
-        let at = cx.paths(&nodes);
-        cx.find(&kind, at, what);
+        cx.find_nodes(&kind, &nodes, what);
     }
 }

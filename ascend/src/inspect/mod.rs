@@ -73,8 +73,14 @@ impl<'a> Cx<'a> {
         self.model.all_nodes().filter(|(id, _)| !self.origins.is_constant(*id))
     }
 
-    fn paths(&self, nodes: &[NodeId]) -> Vec<String> {
-        nodes.iter().map(|&node| self.model.describe(node)).collect()
+    fn find_nodes(&mut self, kind: &Kind, nodes: &[NodeId], what: String) {
+        let at = nodes.iter().map(|&node| self.model.describe(node)).collect();
+        self.find(kind, at, what);
+    }
+
+    /// Nodes by their operators: "3 Add, 1 Mul".
+    fn ops(&self, nodes: &[NodeId]) -> String {
+        counted(nodes.iter().map(|&node| self.model[node].op().name.as_str()))
     }
 
     /// The dimensions of an input of a node, where all are numbers.
@@ -87,7 +93,7 @@ impl<'a> Cx<'a> {
     }
 }
 
-/// Nodes as "3 Add, 1 Mul".
+/// Names with how often they occur, the most frequent first.
 fn counted<'n>(ops: impl Iterator<Item = &'n str>) -> String {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for op in ops {

@@ -88,8 +88,7 @@ fn gather_elements(cx: &mut Cx<'_>) {
         pass: Some("decompose-gather-elements"),
     };
     nodes.sort_by_key(|&id| std::cmp::Reverse(Path::of(cx, id)));
-    let at = cx.paths(&nodes);
-    cx.find(&kind, at, format!("{} GatherElements: {}", nodes.len(), told.join(", ")));
+    cx.find_nodes(&kind, &nodes, format!("{} GatherElements: {}", nodes.len(), told.join(", ")));
 }
 
 /// Operators that a mask goes through on its way to the scores.
@@ -131,7 +130,7 @@ fn masks(cx: &mut Cx<'_>) {
         return;
     }
     found.sort_unstable();
-    let ops = counted(found.iter().map(|&id| cx.model[id].op().name.as_str()));
+    let ops = cx.ops(&found);
     let kind = Kind {
         code: "mask",
         severity: Warning,
@@ -141,8 +140,7 @@ fn masks(cx: &mut Cx<'_>) {
         confirmed: false,
         pass: Some("share-attention-mask"),
     };
-    let at = cx.paths(&found);
-    cx.find(&kind, at, format!("masks are applied by {ops}"));
+    cx.find_nodes(&kind, &found, format!("masks are applied by {ops}"));
 }
 
 /// A composite operator that ATC recognises in one form: code, name, the pass that writes that form, and the form.
@@ -244,13 +242,12 @@ fn attention(cx: &mut Cx<'_>) {
         confirmed: false,
         pass: None,
     };
-    let at = cx.paths(&nodes);
     let what = format!(
         "{} attentions have {} between product and Softmax",
         nodes.len(),
         counted(between.into_iter())
     );
-    cx.find(&kind, at, what);
+    cx.find_nodes(&kind, &nodes, what);
 }
 
 /// Slices that run backwards.
@@ -270,6 +267,9 @@ fn backwards(cx: &mut Cx<'_>) {
         confirmed: true,
         pass: None,
     };
-    let at = cx.paths(&nodes);
-    cx.find(&kind, at, format!("{} Slice with negative steps run on the AI CPU", nodes.len()));
+    cx.find_nodes(
+        &kind,
+        &nodes,
+        format!("{} Slice with negative steps run on the AI CPU", nodes.len()),
+    );
 }

@@ -2,7 +2,7 @@
 
 use onnxfix_ir::{NodeId, ValueId};
 
-use super::{Cx, Kind, counted};
+use super::{Cx, Kind};
 use crate::finding::Severity::{Error, Note, Warning};
 
 /// Edge of the tiles that a cube unit multiplies.
@@ -63,9 +63,8 @@ fn open(cx: &mut Cx<'_>) {
             confirmed: true,
             pass: None,
         };
-        let at = cx.paths(&nodes);
-        let what = format!("shapes that are not known before the model runs: {}", ops(cx, &nodes));
-        cx.find(&kind, at, what);
+        let what = format!("shapes that are not known before the model runs: {}", cx.ops(&nodes));
+        cx.find_nodes(&kind, &nodes, what);
     }
 }
 
@@ -84,8 +83,7 @@ fn empty_and_deep(cx: &mut Cx<'_>) {
             confirmed: true,
             pass: None,
         };
-        let at = cx.paths(&empty);
-        cx.find(&kind, at, format!("tensors without elements: {}", ops(cx, &empty)));
+        cx.find_nodes(&kind, &empty, format!("tensors without elements: {}", cx.ops(&empty)));
     }
     let most = cx.facts.chip.max_rank;
     let deep: Vec<NodeId> =
@@ -99,14 +97,8 @@ fn empty_and_deep(cx: &mut Cx<'_>) {
             confirmed: true,
             pass: None,
         };
-        let at = cx.paths(&deep);
-        cx.find(&kind, at, format!("tensors of more than {most} axes: {}", ops(cx, &deep)));
+        cx.find_nodes(&kind, &deep, format!("tensors of more than {most} axes: {}", cx.ops(&deep)));
     }
-}
-
-/// Nodes by their operators.
-fn ops(cx: &Cx<'_>, nodes: &[NodeId]) -> String {
-    counted(nodes.iter().map(|&id| cx.model[id].op().name.as_str()))
 }
 
 fn products(cx: &mut Cx<'_>) {
@@ -135,8 +127,7 @@ fn products(cx: &mut Cx<'_>) {
             confirmed: true,
             pass: Some("decompose-span-convolution"),
         };
-        let at = cx.paths(&tiny);
-        cx.find(&kind, at, format!("batches of tiny products: {} MatMul", tiny.len()));
+        cx.find_nodes(&kind, &tiny, format!("batches of tiny products: {} MatMul", tiny.len()));
     }
     if !unaligned.is_empty() {
         let kind = Kind {
@@ -147,8 +138,7 @@ fn products(cx: &mut Cx<'_>) {
             confirmed: true,
             pass: None,
         };
-        let at = cx.paths(&unaligned);
         let what = format!("sizes that are no multiple of {TILE}: {} MatMul", unaligned.len());
-        cx.find(&kind, at, what);
+        cx.find_nodes(&kind, &unaligned, what);
     }
 }

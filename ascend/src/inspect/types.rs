@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use onnxfix_ir::{DataType, Node, NodeId, Use, ValueId};
 
-use super::{Cx, Kind, counted};
+use super::{Cx, Kind};
 use crate::finding::Severity::{Error, Note, Warning};
 
 pub(super) fn check(cx: &mut Cx<'_>) {
@@ -36,7 +36,7 @@ fn unsupported(
     if nodes.is_empty() {
         return;
     }
-    let ops = counted(nodes.iter().map(|&id| cx.model[id].op().name.as_str()));
+    let ops = cx.ops(&nodes);
     let what = format!("{ops} in {dtype}, which {} does not compute in", cx.facts.chip.family);
     let kind = Kind {
         code,
@@ -46,8 +46,7 @@ fn unsupported(
         confirmed: cx.facts.chip.confirmed,
         pass,
     };
-    let at = cx.paths(&nodes);
-    cx.find(&kind, at, what);
+    cx.find_nodes(&kind, &nodes, what);
 }
 
 /// Inputs that say where and how far, not what: they are read when the model is compiled.
@@ -82,7 +81,7 @@ fn integers(cx: &mut Cx<'_>) {
     if nodes.is_empty() {
         return;
     }
-    let ops = counted(nodes.iter().map(|&id| model[id].op().name.as_str()));
+    let ops = cx.ops(&nodes);
     let fed = model[model.root()].inputs().iter().any(|&v| wide(v));
     let kind = Kind {
         code: "int64",
@@ -93,8 +92,7 @@ fn integers(cx: &mut Cx<'_>) {
         confirmed: cx.facts.cann.line == cx.facts.chip.cann,
         pass: Some(if fed { "cast-inputs-to-int32" } else { "narrow-integers" }),
     };
-    let at = cx.paths(&nodes);
-    cx.find(&kind, at, format!("arithmetic in int64: {ops}"));
+    cx.find_nodes(&kind, &nodes, format!("arithmetic in int64: {ops}"));
 }
 
 fn ai_cpu(cx: &mut Cx<'_>) {
@@ -131,8 +129,7 @@ fn ai_cpu(cx: &mut Cx<'_>) {
             confirmed,
             pass,
         };
-        let at = cx.paths(&nodes);
-        cx.find(&kind, at, format!("on the AI CPU: {} {op} of {dtype}", nodes.len()));
+        cx.find_nodes(&kind, &nodes, format!("on the AI CPU: {} {op} of {dtype}", nodes.len()));
     }
 }
 
@@ -155,7 +152,7 @@ fn foldable(cx: &mut Cx<'_>) {
             nodes.len()
         )
     } else {
-        let ops = counted(stays.iter().map(|&id| model[id].op().name.as_str()));
+        let ops = cx.ops(&stays);
         format!(
             "computed from shapes and constants only, by {} nodes, {wide} of them on int64; ATC does not fold {ops}",
             nodes.len()
@@ -170,6 +167,5 @@ fn foldable(cx: &mut Cx<'_>) {
         confirmed: false,
         pass: Some("fold-constants"),
     };
-    let at = cx.paths(if stays.is_empty() { &nodes } else { &stays });
-    cx.find(&kind, at, what);
+    cx.find_nodes(&kind, if stays.is_empty() { &nodes } else { &stays }, what);
 }
