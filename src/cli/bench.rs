@@ -40,12 +40,12 @@ pub(crate) struct Args {
     #[arg(long)]
     tract_optimizer: bool,
 
-    #[command(flatten)]
-    shapes: Shapes,
-
     /// Print JSON, with the time of every run.
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    shapes: Shapes,
 }
 
 pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {

@@ -49,8 +49,13 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     target_file: Option<PathBuf>,
 
-    #[command(flatten)]
-    shapes: Shapes,
+    /// Write the graph for Graphviz.
+    #[arg(long, value_name = "FILE")]
+    dot: Option<PathBuf>,
+
+    /// Print JSON, with every place of every finding.
+    #[arg(long)]
+    json: bool,
 
     /// Also run the model on this many samples on the CPU, and say which numbers do not fit float16.
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Numbers")]
@@ -64,13 +69,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", requires = "samples", help_heading = "Numbers")]
     keep_dtype: Option<PathBuf>,
 
-    /// Write the graph for Graphviz.
-    #[arg(long, value_name = "FILE")]
-    dot: Option<PathBuf>,
-
-    /// Print JSON, with every place of every finding.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    shapes: Shapes,
 }
 
 /// A model and what a target makes of it.

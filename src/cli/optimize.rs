@@ -43,9 +43,6 @@ pub(crate) struct Args {
     #[arg(long, value_name = "VERSION")]
     cann: Option<String>,
 
-    #[command(flatten)]
-    shapes: Shapes,
-
     /// Opset of the result, from 7 to 21 [default: 13 for ascend310p3; for portable the model's, or 17 where that says a layer
     /// normalization in one operator]. Where a node has no form in it, the model keeps its own and a warning says why.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(7..=21))]
@@ -104,6 +101,9 @@ pub(crate) struct Args {
     /// Do everything but write.
     #[arg(long)]
     dry_run: bool,
+
+    #[command(flatten)]
+    shapes: Shapes,
 }
 
 fn percent(text: &str) -> Result<f64, String> {

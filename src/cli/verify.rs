@@ -44,12 +44,12 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIFFERENCE", default_value_t = 0.0)]
     atol: f64,
 
-    #[command(flatten)]
-    shapes: Shapes,
-
     /// Print JSON.
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    shapes: Shapes,
 }
 
 pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
