@@ -46,6 +46,7 @@ const DECIDING: &[&str] = &[
     "ArgMax",
     "ArgMin",
     "Bernoulli",
+    "BitCast",
     "Ceil",
     "Equal",
     "Floor",
@@ -243,6 +244,13 @@ g (double[2,3] x, double[3] w) => (double[2,3] y, double[2,3] z) <double[1,3] c 
             );
             check_skip(&NarrowDoubles, &text, why);
         }
+    }
+
+    #[test]
+    fn bits_that_are_read_as_another_type_stay() {
+        let text = "<ir_version: 13, opset_import: [\"\" : 26]>\n\
+                    g (double[1] x) => (int64[1] y) { h = Add (x, x)  y = BitCast <to = 7> (h) }";
+        check_skip(&NarrowDoubles, text, "decides by the last bits of \"h\"");
     }
 
     #[test]
