@@ -197,11 +197,12 @@ class Trial:
         rewrites = {entry["pass"]: entry["rewrites"] for entry in json.loads(outcome.output)["passes"]}
         verdict.folded = rewrites.get("fold-constants", 0) > 0
         verdict.changed = _nodes(variant.model) != _nodes(after)
+        rounds = rewrites.get(NARROWS, 0) > 0
         verdict.failure = (
             (_invalid(out) if is_valid else None)
             or interface_difference(variant.model, after, target)
             or _lost_random(variant.model, after)
-            or self._wrong_numbers(verdict, case, variant, after, judge, argument is not None, rewrites.get(NARROWS, 0) > 0)
+            or self._wrong_numbers(verdict, case, variant, after, judge, argument is not None, rounds)
         )
         if not verdict.failure and variant.name == "as it is" and target == "portable" and case.samples:
             verdict.failure = self._wrong_inference(verdict, case, source, out)
@@ -237,7 +238,9 @@ class Trial:
                     return found
         return None
 
-    def _run_differs(self, verdict, variant, after, engine, feeds: dict, given: dict, expected: dict, rtol) -> str | None:
+    def _run_differs(
+        self, verdict, variant, after, engine, feeds: dict, given: dict, expected: dict, rtol
+    ) -> str | None:
         """Why the optimized model does not give the expected outputs. The engine may be at fault: it is asked twice."""
         try:
             outputs = engine.run(after, feeds)
