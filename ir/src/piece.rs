@@ -13,7 +13,7 @@ use crate::map::Origin;
 /// Bytes written at a time. Pieces of this size stay in the cache of a processor between being read and being written;
 /// in measurements larger ones and the system's own copying from file to file, which goes page by page where the two
 /// places are not aligned alike, took up to twice the time.
-const PIECE: usize = 256 << 10;
+pub(crate) const PIECE: usize = 256 << 10;
 /// Shorter views are taken from the mapping. The system maps many pages around the one that is touched, so that biases
 /// between large weights would bring a tenth of the file into memory.
 const MIN_READ: usize = 64;

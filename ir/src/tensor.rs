@@ -7,7 +7,7 @@ use bytemuck::Pod;
 use bytes::Bytes;
 use half::{bf16, f16};
 
-use crate::piece::{PieceReader, aligned, differs_in, same_bytes};
+use crate::piece::{PIECE, PieceReader, aligned, differs_in, same_bytes};
 use crate::{DataType, Name};
 
 // `raw_data` is little-endian; so is every machine that this runs on or deploys to (x86-64, aarch64).
@@ -505,7 +505,6 @@ impl Tensor {
     /// there are none, nothing for other types. Large tensors are read piece by piece, so they do not stay in memory.
     #[must_use]
     pub fn max_abs(&self) -> Option<f64> {
-        const PIECE: usize = 256 << 10;
         let size = match self.dtype {
             DataType::Float => 4,
             DataType::Double => 8,

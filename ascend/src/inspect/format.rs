@@ -28,19 +28,15 @@ fn opset(cx: &mut Cx<'_>) {
         return;
     }
     let what = format!("the model is of opset {opset}; CANN {} takes {low} to {high}", cann.line);
-    let (source, confirmed) = (cann.source.clone(), cann.confirmed);
     let kind = Kind {
         code: "opset",
         severity: Error,
         why: "ATC looks for parsers of exactly the model's opset and finds none",
-        source: "",
-        confirmed,
+        source: &cann.source,
+        confirmed: cann.confirmed,
         pass: Some("convert-opset"),
     };
     cx.find(&kind, Vec::new(), what);
-    if let Some(finding) = cx.findings.last_mut() {
-        finding.source = source;
-    }
 }
 
 fn domains(cx: &mut Cx<'_>) {
@@ -233,17 +229,15 @@ fn attributes(cx: &mut Cx<'_>) {
     for (op, is_refused, what, pass) in REFUSED {
         let nodes = cx.running().filter(|(_, node)| node.op().is(op)).map(|(id, _)| id);
         let nodes: Vec<NodeId> = nodes.filter(|&id| is_refused(cx, id, opset)).collect();
-        if !nodes.is_empty() {
-            let kind = Kind {
-                code: "attribute",
-                severity: Error,
-                why: "ATC's parser of the operator stops or reads something else",
-                source: "ONNX parser plugins of the open-source ops-math and ops-nn of CANN (2026)",
-                confirmed: true,
-                pass: *pass,
-            };
-            cx.find_nodes(&kind, &nodes, (*what).to_owned());
-        }
+        let kind = Kind {
+            code: "attribute",
+            severity: Error,
+            why: "ATC's parser of the operator stops or reads something else",
+            source: "ONNX parser plugins of the open-source ops-math and ops-nn of CANN (2026)",
+            confirmed: true,
+            pass: *pass,
+        };
+        cx.find_nodes(&kind, &nodes, (*what).to_owned());
     }
     softmax_axis(cx, opset);
 }
@@ -260,17 +254,14 @@ fn softmax_axis(cx: &mut Cx<'_>, opset: i64) {
     };
     let softmax = cx.running().filter(|(_, n)| n.op().is("Softmax") || n.op().is("LogSoftmax"));
     let nodes: Vec<NodeId> = softmax.map(|(id, _)| id).filter(|&id| not_last(id)).collect();
-    if !nodes.is_empty() {
-        let what =
-            format!("{} Softmax of opset {opset} with another axis than the last", nodes.len());
-        let kind = Kind {
-            code: "softmax-axis",
-            severity: Warning,
-            why: "below opset 13 ONNX takes all axes from this one on as one, ATC only this one: other numbers",
-            source: "Softmax parser plugin of the open-source ops-nn of CANN (2026)",
-            confirmed: true,
-            pass: Some("canonicalise-softmax"),
-        };
-        cx.find_nodes(&kind, &nodes, what);
-    }
+    let what = format!("{} Softmax of opset {opset} with another axis than the last", nodes.len());
+    let kind = Kind {
+        code: "softmax-axis",
+        severity: Warning,
+        why: "below opset 13 ONNX takes all axes from this one on as one, ATC only this one: other numbers",
+        source: "Softmax parser plugin of the open-source ops-nn of CANN (2026)",
+        confirmed: true,
+        pass: Some("canonicalise-softmax"),
+    };
+    cx.find_nodes(&kind, &nodes, what);
 }

@@ -44,18 +44,18 @@ struct Cx<'a> {
     findings: Vec<Finding>,
 }
 
-/// The unchanging half of a finding.
-struct Kind {
+/// All of a finding but where and what.
+struct Kind<'k> {
     code: &'static str,
     severity: Severity,
     why: &'static str,
-    source: &'static str,
+    source: &'k str,
     confirmed: bool,
     pass: Option<&'static str>,
 }
 
 impl<'a> Cx<'a> {
-    fn find(&mut self, kind: &Kind, at: Vec<String>, what: String) {
+    fn find(&mut self, kind: &Kind<'_>, at: Vec<String>, what: String) {
         self.findings.push(Finding {
             code: kind.code,
             severity: kind.severity,
@@ -73,7 +73,11 @@ impl<'a> Cx<'a> {
         self.model.all_nodes().filter(|(id, _)| !self.origins.is_constant(*id))
     }
 
-    fn find_nodes(&mut self, kind: &Kind, nodes: &[NodeId], what: String) {
+    /// A finding about nodes; without nodes there is none.
+    fn find_nodes(&mut self, kind: &Kind<'_>, nodes: &[NodeId], what: String) {
+        if nodes.is_empty() {
+            return;
+        }
         let at = nodes.iter().map(|&node| self.model.describe(node)).collect();
         self.find(kind, at, what);
     }

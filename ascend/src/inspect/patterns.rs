@@ -61,12 +61,11 @@ impl Path {
 
 fn gather_elements(cx: &mut Cx<'_>) {
     let gathers = cx.running().filter(|(_, node)| node.op().is("GatherElements"));
-    let mut nodes: Vec<NodeId> = gathers.map(|(id, _)| id).collect();
-    if nodes.is_empty() {
-        return;
-    }
-    let paths: Vec<Path> = nodes.iter().map(|&id| Path::of(cx, id)).collect();
-    let on = |path: Path| paths.iter().filter(|p| **p == path).count();
+    let mut found: Vec<(Path, NodeId)> = gathers.map(|(id, _)| (Path::of(cx, id), id)).collect();
+    // What is not known first, then the slowest.
+    found.sort_by_key(|&(path, _)| std::cmp::Reverse(path));
+    let nodes: Vec<NodeId> = found.iter().map(|&(_, id)| id).collect();
+    let on = |path: Path| found.iter().filter(|(p, _)| *p == path).count();
     let told = [
         (Path::AiCpu, "on the AI CPU"),
         (Path::Scalar, "element by element"),
@@ -87,7 +86,6 @@ fn gather_elements(cx: &mut Cx<'_>) {
         confirmed: false,
         pass: Some("decompose-gather-elements"),
     };
-    nodes.sort_by_key(|&id| std::cmp::Reverse(Path::of(cx, id)));
     cx.find_nodes(&kind, &nodes, format!("{} GatherElements: {}", nodes.len(), told.join(", ")));
 }
 
@@ -230,9 +228,6 @@ fn attention(cx: &mut Cx<'_>) {
             between.extend(path);
         }
     }
-    if nodes.is_empty() {
-        return;
-    }
     let kind = Kind {
         code: "attention",
         severity: Note,
@@ -256,9 +251,6 @@ fn backwards(cx: &mut Cx<'_>) {
     let slices = cx.running().filter(|(_, n)| n.op().is("Slice")).map(|(id, _)| id);
     let nodes: Vec<NodeId> =
         slices.filter(|&id| steps(id).is_some_and(|s| s.iter().any(|&s| s < 0))).collect();
-    if nodes.is_empty() {
-        return;
-    }
     let kind = Kind {
         code: "ai-cpu",
         severity: Warning,

@@ -4,9 +4,10 @@ use onnxfix_ir::{NodeId, ValueId};
 
 use super::{Cx, Kind};
 use crate::finding::Severity::{Error, Note, Warning};
+use crate::platform;
 
-/// Edge of the tiles that a cube unit multiplies.
-const TILE: i64 = 16;
+/// Edge of the tiles that a cube unit multiplies, as dimensions are counted.
+const TILE: i64 = platform::TILE as i64;
 /// Products of a batch that are worth a word: fewer take no time.
 const MANY: i64 = 64;
 /// Part of a tile that has to be used.
@@ -54,18 +55,16 @@ fn open(cx: &mut Cx<'_>) {
         outputs.any(|&v| model[v].tensor_type().is_none() || model[v].dims().is_none())
     };
     let nodes: Vec<NodeId> = cx.running().map(|(id, _)| id).filter(unknown).collect();
-    if !nodes.is_empty() {
-        let kind = Kind {
-            code: "data-dependent-shape",
-            severity: Warning,
-            why: "a shape that depends on values makes the whole model dynamic: no sink scheduling, few fusions",
-            source: "ATC guide of GE (2026), shape configuration",
-            confirmed: true,
-            pass: None,
-        };
-        let what = format!("shapes that are not known before the model runs: {}", cx.ops(&nodes));
-        cx.find_nodes(&kind, &nodes, what);
-    }
+    let kind = Kind {
+        code: "data-dependent-shape",
+        severity: Warning,
+        why: "a shape that depends on values makes the whole model dynamic: no sink scheduling, few fusions",
+        source: "ATC guide of GE (2026), shape configuration",
+        confirmed: true,
+        pass: None,
+    };
+    let what = format!("shapes that are not known before the model runs: {}", cx.ops(&nodes));
+    cx.find_nodes(&kind, &nodes, what);
 }
 
 fn empty_and_deep(cx: &mut Cx<'_>) {
@@ -74,31 +73,27 @@ fn empty_and_deep(cx: &mut Cx<'_>) {
     let nodes: Vec<NodeId> = cx.running().map(|(id, _)| id).collect();
     let empty = |id: &NodeId| shape(*id).any(|s| s.0.iter().any(|d| d.fixed() == Some(0)));
     let empty: Vec<NodeId> = nodes.iter().copied().filter(empty).collect();
-    if !empty.is_empty() {
-        let kind = Kind {
-            code: "empty-tensor",
-            severity: Error,
-            why: "ATC takes no dimension of 0 but in constants",
-            source: "ATC guide of GE (2026), restrictions",
-            confirmed: true,
-            pass: None,
-        };
-        cx.find_nodes(&kind, &empty, format!("tensors without elements: {}", cx.ops(&empty)));
-    }
+    let kind = Kind {
+        code: "empty-tensor",
+        severity: Error,
+        why: "ATC takes no dimension of 0 but in constants",
+        source: "ATC guide of GE (2026), restrictions",
+        confirmed: true,
+        pass: None,
+    };
+    cx.find_nodes(&kind, &empty, format!("tensors without elements: {}", cx.ops(&empty)));
     let most = cx.facts.chip.max_rank;
     let deep: Vec<NodeId> =
         nodes.iter().copied().filter(|id| shape(*id).any(|s| s.rank() > most)).collect();
-    if !deep.is_empty() {
-        let kind = Kind {
-            code: "rank",
-            severity: Error,
-            why: "kernels that move elements take so many axes only",
-            source: "documentation of Transpose and GatherElements in the open-source ops of CANN (2026)",
-            confirmed: true,
-            pass: None,
-        };
-        cx.find_nodes(&kind, &deep, format!("tensors of more than {most} axes: {}", cx.ops(&deep)));
-    }
+    let kind = Kind {
+        code: "rank",
+        severity: Error,
+        why: "kernels that move elements take so many axes only",
+        source: "documentation of Transpose and GatherElements in the open-source ops of CANN (2026)",
+        confirmed: true,
+        pass: None,
+    };
+    cx.find_nodes(&kind, &deep, format!("tensors of more than {most} axes: {}", cx.ops(&deep)));
 }
 
 fn products(cx: &mut Cx<'_>) {
@@ -118,27 +113,23 @@ fn products(cx: &mut Cx<'_>) {
             unaligned.push(id);
         }
     }
-    if !tiny.is_empty() {
-        let kind = Kind {
-            code: "tiny-products",
-            severity: Warning,
-            why: "the cube unit multiplies 16×16×16 tiles, and these fill less than a tenth of theirs",
-            source: "platform files of CANN 8.1.RC1 (cube tile); the share is computed",
-            confirmed: true,
-            pass: Some("decompose-span-convolution"),
-        };
-        cx.find_nodes(&kind, &tiny, format!("batches of tiny products: {} MatMul", tiny.len()));
-    }
-    if !unaligned.is_empty() {
-        let kind = Kind {
-            code: "unaligned",
-            severity: Note,
-            why: "what does not fill the last 16×16 tile is computed and thrown away",
-            source: "platform files of CANN 8.1.RC1 (cube tile)",
-            confirmed: true,
-            pass: None,
-        };
-        let what = format!("sizes that are no multiple of {TILE}: {} MatMul", unaligned.len());
-        cx.find_nodes(&kind, &unaligned, what);
-    }
+    let kind = Kind {
+        code: "tiny-products",
+        severity: Warning,
+        why: "the cube unit multiplies 16×16×16 tiles, and these fill less than a tenth of theirs",
+        source: "platform files of CANN 8.1.RC1 (cube tile); the share is computed",
+        confirmed: true,
+        pass: Some("decompose-span-convolution"),
+    };
+    cx.find_nodes(&kind, &tiny, format!("batches of tiny products: {} MatMul", tiny.len()));
+    let kind = Kind {
+        code: "unaligned",
+        severity: Note,
+        why: "what does not fill the last 16×16 tile is computed and thrown away",
+        source: "platform files of CANN 8.1.RC1 (cube tile)",
+        confirmed: true,
+        pass: None,
+    };
+    let what = format!("sizes that are no multiple of {TILE}: {} MatMul", unaligned.len());
+    cx.find_nodes(&kind, &unaligned, what);
 }

@@ -33,9 +33,6 @@ fn unsupported(
     }
     let uses = |node: &Node| types(cx, node).any(|t| t == dtype);
     let nodes: Vec<NodeId> = cx.running().filter(|(_, n)| uses(n)).map(|(id, _)| id).collect();
-    if nodes.is_empty() {
-        return;
-    }
     let ops = cx.ops(&nodes);
     let what = format!("{ops} in {dtype}, which {} does not compute in", cx.facts.chip.family);
     let kind = Kind {
@@ -78,9 +75,6 @@ fn integers(cx: &mut Cx<'_>) {
     };
     // A cast from or to int64 is where it begins and ends.
     let nodes: Vec<NodeId> = cx.running().filter(|(_, n)| computes(n)).map(|(id, _)| id).collect();
-    if nodes.is_empty() {
-        return;
-    }
     let ops = cx.ops(&nodes);
     let fed = model[model.root()].inputs().iter().any(|&v| wide(v));
     let kind = Kind {
@@ -140,9 +134,6 @@ fn foldable(cx: &mut Cx<'_>) {
     let constant =
         model.all_nodes().filter(|(id, n)| cx.origins.is_constant(*id) && !n.op().is("Constant"));
     let nodes: Vec<NodeId> = constant.map(|(id, _)| id).collect();
-    if nodes.is_empty() {
-        return;
-    }
     let stays: Vec<NodeId> = nodes.iter().copied().filter(|&id| !folds(&model[id])).collect();
     let wide = |id: &NodeId| types(cx, &model[*id]).any(|t| t == DataType::Int64);
     let wide = nodes.iter().filter(|id| wide(id)).count();
