@@ -344,8 +344,8 @@ pub fn find(task: Task, path: &Path) -> Result<Vec<(Split, PathBuf)>, DataError>
 /// # Errors
 /// When the file cannot be read, has another header, or no samples. Odd lines are no error here: see [`DataSet::odd`].
 pub fn read(task: Task, split: Split, path: &Path) -> Result<DataSet, DataError> {
-    let bytes = std::fs::read(path)
-        .map_err(|source| DataError::Io { path: path.to_path_buf(), source })?;
+    let bytes =
+        std::fs::read(path).map_err(|source| DataError::Io { path: path.to_path_buf(), source })?;
     let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
     let mut set =
         DataSet { task, split, path: path.to_path_buf(), samples: Vec::new(), odd: Vec::new() };
@@ -515,7 +515,8 @@ mod tests {
 
     #[test]
     fn columns_go_by_name_and_genres_are_kept() {
-        let file = "genre\tgold_label\tsentence2\tsentence1\nfiction\tentailment\tB\tA\n\t-\tD\tC\n";
+        let file =
+            "genre\tgold_label\tsentence2\tsentence1\nfiction\tentailment\tB\tA\n\t-\tD\tC\n";
         let set = read_text(Task::Mnli, "dev_mismatched.tsv", file.as_bytes()).unwrap();
         assert_eq!(set.split, Split::Mismatch);
         let first = &set.samples[0];
@@ -529,8 +530,7 @@ mod tests {
     fn the_corpus_format_gives_what_glues_gives() {
         let line = r#"{"gold_label": "neutral", "genre": "travel", "sentence1": "A\tb", "sentence2": "C", "pairID": "7n"}"#;
         let file = format!("{line}\n{{\"sentence1\": 3}}\n");
-        let set =
-            read_text(Task::Mnli, "multinli_1.0_dev_matched.jsonl", file.as_bytes()).unwrap();
+        let set = read_text(Task::Mnli, "multinli_1.0_dev_matched.jsonl", file.as_bytes()).unwrap();
         let sample = &set.samples[0];
         assert_eq!((sample.text.as_str(), sample.label), ("A\tb", Some(1)));
         assert!(set.odd[0].oddity.is_lost() && set.odd[0].line == 2);

@@ -3,5 +3,10 @@
 //! Nothing here runs a model, prints, or uses the network.
 
 pub mod dataset;
+pub mod features;
+pub mod labels;
+pub mod metrics;
+pub mod outputs;
+pub mod prepare;
 mod spm;
 pub mod tokenizer;

@@ -27,7 +27,8 @@ pub(crate) fn tokenizer(
     bytes: &[u8],
     settings: &Settings,
 ) -> Result<tokenizers::Tokenizer, String> {
-    let found = parse(bytes).ok_or("not a SentencePiece model: the file is cut off or of another kind")?;
+    let found =
+        parse(bytes).ok_or("not a SentencePiece model: the file is cut off or of another kind")?;
     if !found.is_unigram {
         return Err("not a unigram model; convert it to a tokenizer.json".to_owned());
     }
@@ -63,8 +64,7 @@ pub(crate) fn tokenizer(
     let model = Unigram::from(found.pieces, found.unknown, false).map_err(|e| e.to_string())?;
     let mut tokenizer = tokenizers::Tokenizer::new(model);
     tokenizer.with_normalizer(Some(Sequence::new(normalizers))).map_err(said)?;
-    tokenizer
-        .with_pre_tokenizer(Some(tokenizers::pre_tokenizers::sequence::Sequence::new(splits)));
+    tokenizer.with_pre_tokenizer(Some(tokenizers::pre_tokenizers::sequence::Sequence::new(splits)));
     tokenizer.with_post_processor(Some(pair_template(cls, sep)?));
     add_special(&mut tokenizer, &["[PAD]", "[CLS]", "[SEP]"], &[])?;
     if tokenizer.token_to_id("[UNK]").is_some() {

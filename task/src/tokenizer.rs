@@ -185,9 +185,9 @@ impl Tokenizer {
     ///
     /// # Errors
     /// When only special tokens would be left.
-    pub fn set_max_length(&mut self, length: usize) -> Result<(), TokenizerError> {
+    pub fn set_max_length(&mut self, length: usize, pairs: bool) -> Result<(), TokenizerError> {
         let special = self.inner.get_post_processor();
-        let special = special.map_or(0, |p| tokenizers::PostProcessor::added_tokens(p, true));
+        let special = special.map_or(0, |p| tokenizers::PostProcessor::added_tokens(p, pairs));
         if length <= special + 1 {
             return Err(TokenizerError::Length { length, special });
         }
@@ -208,10 +208,8 @@ impl Tokenizer {
             Some(pair) => self.inner.encode_fast((text, pair), true),
             None => self.inner.encode_fast(text, true),
         };
-        let encoded = encoded.map_err(|e| TokenizerError::Encode {
-            text: text.to_owned(),
-            why: e.to_string(),
-        })?;
+        let encoded = encoded
+            .map_err(|e| TokenizerError::Encode { text: text.to_owned(), why: e.to_string() })?;
         Ok(Tokens {
             ids: encoded.get_ids().to_vec(),
             segments: encoded.get_type_ids().to_vec(),
@@ -399,12 +397,12 @@ mod tests {
     fn the_longer_text_of_a_pair_is_cut() {
         let folder = tempfile::tempdir().unwrap();
         let mut tokenizer = Tokenizer::open(&vocab(folder.path())).unwrap();
-        tokenizer.set_max_length(7).unwrap();
+        tokenizer.set_max_length(7, true).unwrap();
         let tokens = tokenizer.encode("a film a film a film", Some("not")).unwrap();
         assert_eq!(tokens.ids, [2, 5, 6, 5, 3, 9, 3]);
         assert!(tokens.cut);
         assert!(!tokenizer.encode("a film a", Some("not")).unwrap().cut);
-        let error = tokenizer.set_max_length(4).unwrap_err();
+        let error = tokenizer.set_max_length(4, true).unwrap_err();
         insta::assert_snapshot!(error, @"a length of 4 leaves no room for tokens: 3 of them are special");
     }
 
