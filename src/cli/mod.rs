@@ -4,14 +4,18 @@ mod atc;
 mod bench;
 mod completions;
 mod diff;
+mod eval;
 mod inspect;
 mod optimize;
 mod output;
 mod passes;
+mod predict;
+mod prepare;
 mod print;
 mod progress;
 mod shapes;
 mod single;
+mod texts;
 mod verify;
 
 use std::io::IsTerminal as _;
@@ -57,6 +61,9 @@ enum Command {
     Print(print::Args),
     Passes(passes::Args),
     Atc(atc::Args),
+    Prepare(prepare::Args),
+    Eval(eval::Args),
+    Predict(predict::Args),
     Completions(completions::Args),
 }
 
@@ -85,6 +92,9 @@ pub fn main() -> ExitCode {
         Command::Print(args) => print::run(&args, &out),
         Command::Passes(args) => passes::run(&args, &out),
         Command::Atc(args) => atc::run(&args),
+        Command::Prepare(args) => prepare::run(&args, &out),
+        Command::Eval(args) => eval::run(&args, &out),
+        Command::Predict(args) => predict::run(&args, &out),
         Command::Completions(args) => completions::run(&args, &out),
     };
     match verdict {

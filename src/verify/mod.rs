@@ -23,6 +23,7 @@ mod samples;
 mod shapes;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod weights;
 
 use std::collections::{HashMap, HashSet};
@@ -41,6 +42,7 @@ pub use compare::{Agreement, Element, Output, Padding};
 pub use interface::Change;
 pub use locate::FirstDifference;
 pub use report::{Coverage, Meaning, Report, Runs};
+pub use tokens::{Takes, TokenInput, token_inputs};
 pub use weights::{Changed, Difference, Weights};
 
 /// Metadata key of an optimized model: the target it was made for.
@@ -499,7 +501,7 @@ fn made_by(model: &Model, node: NodeId) -> Option<String> {
 }
 
 /// Loads a model into the engine, from its file where it has one.
-fn load(
+pub(crate) fn load(
     subject: &Subject,
     inputs: &[InputSpec],
     outputs: &[String],

@@ -3,7 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use half::f16;
+use onnxfix_ir::DataType;
+use onnxfix_samples::{SampleError, Slot};
 
 use crate::prepare::{Part, SplitRecord};
 
@@ -43,6 +44,9 @@ pub enum OutputError {
         /// Batches of the data set.
         batches: usize,
     },
+    /// A file that cannot be read.
+    #[error(transparent)]
+    Read(#[from] SampleError),
     /// A file that holds something else.
     #[error("{}: {why}", path.display())]
     Malformed {
@@ -121,78 +125,56 @@ fn part_logits(
         let path = named.into_iter().find(|path| path.is_file()).ok_or_else(|| {
             OutputError::Missing { path: folder.to_path_buf(), batch: i, batches: part.batches }
         })?;
-        let bytes = std::fs::read(&path)
-            .map_err(|source| OutputError::Io { path: path.clone(), source })?;
-        let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-        let numbers = match extension {
-            "txt" => from_text(&bytes),
-            "npy" => from_array(&bytes),
-            _ => Ok(from_raw(&bytes, batch * labels)),
-        };
-        let malformed = |why| OutputError::Malformed { path: path.clone(), why };
-        let numbers = numbers.map_err(malformed)?;
+        let numbers = numbers(&path, batch * labels)?;
         if numbers.len() != batch * labels {
             let why = format!(
-                "{} numbers ({} bytes), and {batch} samples with {labels} labels have {}",
+                "{} numbers, and {batch} samples with {labels} labels have {}",
                 numbers.len(),
-                bytes.len(),
                 batch * labels
             );
-            return Err(malformed(why));
+            return Err(OutputError::Malformed { path, why });
         }
         all.extend(numbers);
     }
     Ok(all)
 }
 
-/// float32, or float16 where the file has half the size.
-fn from_raw(bytes: &[u8], numbers: usize) -> Vec<f32> {
-    if bytes.len() == numbers * 2 {
-        return bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect();
+/// The numbers of a file. Raw ones are float32, or float16 where the file has half the size.
+fn numbers(path: &Path, want: usize) -> Result<Vec<f32>, OutputError> {
+    let io = |source| OutputError::Io { path: path.to_path_buf(), source };
+    let malformed = |why| OutputError::Malformed { path: path.to_path_buf(), why };
+    if path.extension().is_some_and(|e| e == "txt") {
+        let text = std::fs::read_to_string(path).map_err(io)?;
+        let number =
+            |word: &str| word.parse().map_err(|_| malformed(format!("{word:?} is no number")));
+        return text.split_whitespace().map(number).collect();
     }
-    bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
-}
-
-fn from_text(bytes: &[u8]) -> Result<Vec<f32>, String> {
-    let text = std::str::from_utf8(bytes).map_err(|e| e.to_string())?;
-    let number = |word: &str| word.parse().map_err(|_| format!("{word:?} is no number"));
-    text.split_whitespace().map(number).collect()
-}
-
-/// The numbers of a NumPy array (numpy/lib/format.py).
-fn from_array(bytes: &[u8]) -> Result<Vec<f32>, String> {
-    let not = || "not an array of NumPy".to_owned();
-    let rest = bytes.strip_prefix(b"\x93NUMPY").ok_or_else(not)?;
-    let (version, rest) = rest.split_first_chunk::<2>().ok_or_else(not)?;
-    let (length, rest) = match version[0] {
-        1 => {
-            let (length, rest) = rest.split_first_chunk::<2>().ok_or_else(not)?;
-            (usize::from(u16::from_le_bytes(*length)), rest)
-        }
-        _ => {
-            let (length, rest) = rest.split_first_chunk::<4>().ok_or_else(not)?;
-            (u32::from_le_bytes(*length) as usize, rest)
-        }
-    };
-    let (header, data) = rest.split_at_checked(length).ok_or_else(not)?;
-    let header = String::from_utf8_lossy(header);
-    if header.contains("'fortran_order': True") {
-        return Err("an array in column order".to_owned());
-    }
-    if header.contains("'<f4'") {
-        Ok(from_raw(data, data.len() / 4))
-    } else if header.contains("'<f2'") {
-        Ok(from_raw(data, data.len() / 2))
-    } else {
-        Err("an array of neither float32 nor float16".to_owned())
-    }
+    let size = path.metadata().map_err(io)?.len();
+    let halves = path.extension().is_some_and(|e| e == "bin") && size == 2 * want as u64;
+    let dtype = if halves { DataType::Float16 } else { DataType::Float };
+    // The number of elements is compared by the caller, which can say more about it.
+    let count = size / if halves { 2 } else { 4 };
+    let dims = vec![i64::try_from(count).unwrap_or(i64::MAX)];
+    let slot = Slot { name: "logits".to_owned(), dtype, dims };
+    let tensor = onnxfix_samples::read(path, &slot)?;
+    let numbers = tensor
+        .to_floats()
+        .ok_or_else(|| malformed(format!("elements of type {}", tensor.dtype)))?;
+    // Logits were float32 or less when they were written.
+    #[expect(clippy::cast_possible_truncation, reason = "they come back as they were")]
+    Ok(numbers.into_iter().map(|x| x as f32).collect())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use bytes::Bytes;
+    use onnxfix_ir::Tensor;
+    use onnxfix_samples::Format;
+
     use super::*;
     use crate::dataset::Split;
-    use std::fs;
 
     fn split(parts: Vec<Part>) -> SplitRecord {
         SplitRecord {
@@ -233,15 +215,12 @@ mod tests {
     #[test]
     fn results_are_read_in_each_format() {
         let root = tempfile::tempdir().unwrap();
-        let halves: Vec<u8> =
-            [0.5, 1.5].iter().flat_map(|&n| f16::from_f32(n).to_le_bytes()).collect();
-        fs::write(root.path().join("input_0_0.bin"), &halves).unwrap();
+        // 0.5 and 1.5 in float16.
+        fs::write(root.path().join("input_0_0.bin"), [0x00, 0x38, 0x00, 0x3e]).unwrap();
         fs::write(root.path().join("input_1_0.txt"), "2.5 -3\n").unwrap();
-        let mut array = b"\x93NUMPY\x01\x00\x76\x00".to_vec();
-        let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 2), }";
-        array.extend(format!("{header:<117}\n").bytes());
-        array.extend([4.0_f32, 5.0].iter().flat_map(|n| n.to_le_bytes()));
-        fs::write(root.path().join("input_2_0.npy"), array).unwrap();
+        let raw: Vec<u8> = [4.0_f32, 5.0].iter().flat_map(|n| n.to_le_bytes()).collect();
+        let array = Tensor::from_raw(DataType::Float, &[1, 2], Bytes::from(raw)).unwrap();
+        onnxfix_samples::write(&root.path().join("input_2_0.npy"), &array, Format::Npy).unwrap();
         let found = logits(root.path(), &split(vec![part("dev", 3, &[])]), 1, 2).unwrap();
         assert_eq!(found, [0.5, 1.5, 2.5, -3.0, 4.0, 5.0]);
     }
@@ -258,7 +237,7 @@ mod tests {
         write(&root.path().join("a/input_0_0.bin"), &[1.0, 2.0]);
         insta::assert_snapshot!(said(root.path()), @"ROOT/a: no result of batch 1; the data set has 3 batches");
         write(&root.path().join("a/input_1_0.bin"), &[1.0, 2.0, 3.0]);
-        insta::assert_snapshot!(said(root.path()), @"ROOT/a/input_1_0.bin: 3 numbers (12 bytes), and 1 samples with 2 labels have 2");
+        insta::assert_snapshot!(said(root.path()), @"ROOT/a/input_1_0.bin: 3 numbers, and 1 samples with 2 labels have 2");
         write(&root.path().join("b/input_0_0.bin"), &[1.0, 2.0]);
         insta::assert_snapshot!(said(root.path()), @"ROOT has the results of several runs; name one of: a, b");
     }

@@ -7,11 +7,13 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use onnxfix_ir::{DataType, Tensor};
+use onnxfix_samples::SampleError;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::{DataSet, OddLine, Split, Task};
-use crate::features::{Input, buckets, fill};
+use crate::features::{Element, Input, buckets, fill};
 use crate::tokenizer::{Format, Tokenizer, TokenizerError, Tokens};
 
 /// Name of the manifest in a prepared folder.
@@ -164,6 +166,17 @@ pub enum PrepareError {
     Occupied {
         /// The folder.
         path: PathBuf,
+    },
+    /// An array that could not be written.
+    #[error(transparent)]
+    Write(#[from] SampleError),
+    /// An array that cannot be made.
+    #[error("{}: {why}", path.display())]
+    Array {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
     },
     /// A manifest that cannot be read.
     #[error("{}: {why}", path.display())]
@@ -330,12 +343,13 @@ fn write_split(
             let dims = (options.batch, bucket.length);
             batches.par_iter().with_min_len(16).enumerate().try_for_each(|(i, samples)| {
                 let path = folder.join(format!("input_{i}.{}", options.files.extension()));
-                let mut bytes = match options.files {
-                    FileFormat::Bin => Vec::new(),
-                    FileFormat::Npy => npy_header(input, dims),
-                };
-                bytes.extend(fill(tokens, samples, dims, input, pad));
-                fs::write(&path, bytes).map_err(|source| PrepareError::Io { path, source })
+                let bytes = fill(tokens, samples, dims, input, pad);
+                match options.files {
+                    FileFormat::Bin => {
+                        fs::write(&path, bytes).map_err(|source| PrepareError::Io { path, source })
+                    }
+                    FileFormat::Npy => write_array(&path, input, dims, bytes),
+                }
             })?;
         }
         let order = if options.by_length { bucket.samples.clone() } else { Vec::new() };
@@ -358,27 +372,29 @@ fn write_split(
     })
 }
 
-/// The header of an array file (numpy/lib/format.py, version 1.0): padded to a multiple of 64 bytes.
-fn npy_header(input: &Input, (batch, length): (usize, usize)) -> Vec<u8> {
-    let kind = input.element.size();
-    let mut text =
-        format!("{{'descr': '<i{kind}', 'fortran_order': False, 'shape': ({batch}, {length}), }}");
-    while (text.len() + 11) % 64 != 0 {
-        text.push(' ');
-    }
-    text.push('\n');
-    let mut header = b"\x93NUMPY\x01\x00".to_vec();
-    // A header of two numbers is shorter than 128 bytes.
-    header.extend(u16::try_from(text.len()).unwrap_or(u16::MAX).to_le_bytes());
-    header.extend(text.as_bytes());
-    header
+fn write_array(
+    path: &Path,
+    input: &Input,
+    (batch, length): (usize, usize),
+    bytes: Vec<u8>,
+) -> Result<(), PrepareError> {
+    let dtype = match input.element {
+        Element::Int32 => DataType::Int32,
+        Element::Int64 => DataType::Int64,
+    };
+    let tensor = Tensor::from_raw(dtype, &[batch as i64, length as i64], bytes.into());
+    let tensor =
+        tensor.map_err(|e| PrepareError::Array { path: path.to_path_buf(), why: e.to_string() })?;
+    Ok(onnxfix_samples::write(path, &tensor, onnxfix_samples::Format::Npy)?)
 }
 
 #[cfg(test)]
 mod tests {
+    use onnxfix_samples::Slot;
+
     use super::*;
     use crate::dataset;
-    use crate::features::{Element, Holds};
+    use crate::features::Holds;
 
     const WORDS: &str = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\nc\n";
 
@@ -445,11 +461,11 @@ mod tests {
     #[test]
     fn arrays_say_their_type_and_shape() {
         let pre = prepared("a\t1\n", &[4], false, FileFormat::Npy);
-        let bytes = fs::read(pre.output.join("dev/input_ids/input_0.npy")).unwrap();
-        assert_eq!(bytes.len(), 128 + 2 * 4 * 4);
-        let header = String::from_utf8_lossy(&bytes[10..128]).trim_end().to_owned();
-        assert_eq!(header, "{'descr': '<i4', 'fortran_order': False, 'shape': (2, 4), }");
-        assert_eq!((bytes[127], bytes[8]), (b'\n', 118));
+        let slot = Slot { name: String::new(), dtype: DataType::Int32, dims: Vec::new() };
+        let path = pre.output.join("dev/input_ids/input_0.npy");
+        let array = onnxfix_samples::read(&path, &slot).unwrap();
+        assert_eq!((array.dtype, &array.dims[..]), (DataType::Int32, &[2, 4][..]));
+        assert_eq!(array.to_ints().unwrap(), [2, 5, 3, 0, 0, 0, 0, 0]);
     }
 
     #[test]
