@@ -93,8 +93,7 @@ pub fn inputs(found: &[TokenInput]) -> Result<Vec<Input>> {
         if holds == Holds::Ids && inputs.iter().any(|i| i.holds == Holds::Ids) {
             bail!("input {:?} is a second vocabulary's index", input.name);
         }
-        let element =
-            if input.dtype == DataType::Int32 { Element::Int32 } else { Element::Int64 };
+        let element = if input.dtype == DataType::Int32 { Element::Int32 } else { Element::Int64 };
         inputs.push(Input { name: input.name.clone(), holds, element });
     }
     if !inputs.iter().any(|i| i.holds == Holds::Ids) {
@@ -183,8 +182,12 @@ impl Classifier {
     ) -> Result<Logits> {
         let batch = manifest.batch;
         let rows: Vec<Vec<u32>> = split.parts.iter().map(|part| split.rows(part)).collect();
-        let parts: Vec<(usize, Vec<&[u32]>)> =
-            split.parts.iter().zip(&rows).map(|(p, r)| (p.length, r.chunks(batch).collect())).collect();
+        let parts: Vec<(usize, Vec<&[u32]>)> = split
+            .parts
+            .iter()
+            .zip(&rows)
+            .map(|(p, r)| (p.length, r.chunks(batch).collect()))
+            .collect();
         let feed = |length: usize, _: &[u32], (part, at): (usize, usize)| {
             let tensor = |(input, dtype): &(Input, DataType)| {
                 let stored = manifest.inputs.iter().find(|i| i.holds == input.holds);

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod classify;
 pub mod cli;
 pub mod diff;
+pub mod pipeline;
 pub mod ranges;
 pub mod record;
 pub mod report;

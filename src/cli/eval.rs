@@ -360,7 +360,11 @@ fn report(
     }
     if let Some(bad) = logits.numbers.iter().position(|x| !x.is_finite()) {
         let line = split.lines.get(bad / logits.labels).copied().unwrap_or_default();
-        bail!("{}: line {line}: the model's output is {}", split.source.display(), logits.numbers[bad]);
+        bail!(
+            "{}: line {line}: the model's output is {}",
+            split.source.display(),
+            logits.numbers[bad]
+        );
     }
     let answer = |row: &[f32]| order.label(best(row)).unwrap_or_default();
     let answers: Vec<u8> = logits.numbers.chunks(logits.labels).map(answer).collect();
@@ -393,7 +397,8 @@ fn differences(report: &Report, path: &Path) -> Result<Vec<Difference>> {
     let mut found = Vec::new();
     for here in &report.splits {
         let there = other.splits.iter().find(|s| s.split == here.split);
-        let there = there.ok_or_else(|| anyhow!("{} has no result of {}", path.display(), here.split))?;
+        let there =
+            there.ok_or_else(|| anyhow!("{} has no result of {}", path.display(), here.split))?;
         let answers: BTreeMap<u32, u8> =
             there.lines.iter().copied().zip(there.answers.iter().copied()).collect();
         for (line, &answer) in here.lines.iter().zip(&here.answers) {
@@ -401,7 +406,8 @@ fn differences(report: &Report, path: &Path) -> Result<Vec<Difference>> {
                 bail!("{} has no answer to line {line} of {}", path.display(), here.split);
             };
             if other != answer {
-                let name = |n: u8| here.score.labels.get(usize::from(n)).cloned().unwrap_or_default();
+                let name =
+                    |n: u8| here.score.labels.get(usize::from(n)).cloned().unwrap_or_default();
                 let (here_name, there) = (name(answer), name(other));
                 found.push(Difference { split: here.split, line: *line, here: here_name, there });
             }

@@ -9,6 +9,7 @@ mod inspect;
 mod optimize;
 mod output;
 mod passes;
+mod pipeline;
 mod predict;
 mod prepare;
 mod print;
@@ -64,6 +65,7 @@ enum Command {
     Prepare(prepare::Args),
     Eval(eval::Args),
     Predict(predict::Args),
+    Pipeline(pipeline::Args),
     Completions(completions::Args),
 }
 
@@ -95,6 +97,7 @@ pub fn main() -> ExitCode {
         Command::Prepare(args) => prepare::run(&args, &out),
         Command::Eval(args) => eval::run(&args, &out),
         Command::Predict(args) => predict::run(&args, &out),
+        Command::Pipeline(args) => pipeline::run(&args, &out),
         Command::Completions(args) => completions::run(&args, &out),
     };
     match verdict {

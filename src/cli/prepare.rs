@@ -76,6 +76,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PART,PART", value_delimiter = ',', value_parser = texts::split())]
     split: Vec<Split>,
 
+    /// Only the first samples of each part.
+    #[arg(long, value_name = "N", value_parser = positive())]
+    limit: Option<usize>,
+
     /// Leave out lines that are no samples; they are named on stderr and in the manifest.
     #[arg(long)]
     skip_odd_lines: bool,
@@ -125,14 +129,14 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
     let (tokenizer, sets) = (tokenizer?, sets?);
     progress.step("tokenize");
     let mut tokenized = Vec::with_capacity(sets.len());
-    for set in sets {
+    for mut set in sets {
+        set.samples.truncate(args.limit.unwrap_or(usize::MAX));
         let noted = set.odd.len();
         let mut done = Tokenized::new(set, &tokenizer)?;
         if done.set.odd.len() > noted {
             let all = std::mem::take(&mut done.set.odd);
-            let is_cut = |o: &onnxfix_task::dataset::OddLine| {
-                o.oddity == onnxfix_task::dataset::Oddity::Cut
-            };
+            let is_cut =
+                |o: &onnxfix_task::dataset::OddLine| o.oddity == onnxfix_task::dataset::Oddity::Cut;
             // The others were reported when the file was read.
             done.set.odd = all.iter().filter(|o| is_cut(o)).cloned().collect();
             texts::report_odd(&done.set, out);

@@ -25,9 +25,8 @@ pub(crate) fn task() -> impl TypedValueParser<Value = Task> {
 /// Every split of either task by its name.
 pub(crate) fn split() -> impl TypedValueParser<Value = Split> {
     let all = || Task::ALL.into_iter().flat_map(|t| t.splits().iter().map(|(split, _)| *split));
-    PossibleValuesParser::new(all().map(Split::name)).map(move |name| {
-        all().find(|split| split.name() == name).unwrap_or(Split::Dev)
-    })
+    PossibleValuesParser::new(all().map(Split::name))
+        .map(move |name| all().find(|split| split.name() == name).unwrap_or(Split::Dev))
 }
 
 /// The tokenizer that was named, or the one beside a model.
@@ -109,7 +108,11 @@ pub(crate) fn report_odd(set: &DataSet, out: &Output) {
             set.path.display(),
             if lines.len() == 1 { "" } else { "s" },
             named.join(", "),
-            if lines.len() > NAMED { format!(" and {} more", lines.len() - NAMED) } else { String::new() }
+            if lines.len() > NAMED {
+                format!(" and {} more", lines.len() - NAMED)
+            } else {
+                String::new()
+            }
         );
         if kind.is_lost() { out.warn(&text) } else { out.note(&text) }
     }
@@ -160,4 +163,3 @@ pub(crate) fn lengths(said: &[usize], max: usize) -> Result<Vec<usize>> {
         }
     }
 }
-

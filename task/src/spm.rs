@@ -15,7 +15,7 @@ use crate::tokenizer::{Settings, add_special, pair_template};
 
 /// What of a model is used.
 #[derive(Debug, Default)]
-struct Pieces {
+struct Model {
     pieces: Vec<(String, f64)>,
     unknown: Option<usize>,
     is_unigram: bool,
@@ -77,8 +77,8 @@ pub(crate) fn tokenizer(
 }
 
 /// Reads what is used; none when the bytes are no such message.
-fn parse(bytes: &[u8]) -> Option<Pieces> {
-    let mut found = Pieces { is_unigram: true, ..Pieces::default() };
+fn parse(bytes: &[u8]) -> Option<Model> {
+    let mut found = Model { is_unigram: true, ..Model::default() };
     for field in Fields(bytes) {
         match field? {
             (1, Field::Bytes(piece)) => found.pieces.push(parse_piece(piece)?),
