@@ -275,7 +275,8 @@ mod tests {
     fn a_model_or_its_export_is_needed_and_not_both() {
         let found = read(&format!("{LEAST}model = \"m.onnx\"\n")).unwrap();
         assert_eq!(found.chosen(Mode::WholeTrainWholeInfer)[0], Stage::Optimize);
-        assert!(found.model.unwrap().is_absolute() && found.length() == 128);
+        assert_eq!(found.length(), 128);
+        assert!(found.model.unwrap().is_absolute());
         let exported = read(LEAST).unwrap();
         assert_eq!(exported.chosen(Mode::WholeInfer)[0], Stage::Export);
         assert_eq!(exported.chosen(Mode::LiteTrainLiteInfer)[0], Stage::Train);

@@ -151,7 +151,7 @@ impl Report {
             all.iter().map(one).collect::<Vec<_>>().join(", ")
         };
         let dash = |text: String| if text.is_empty() { "–".to_owned() } else { text };
-        let fps = |fps: Option<f64>| dash(fps.map_or(String::new(), |f| format!("{f:.2}")));
+        let fps = move |fps: Option<f64>| fps.map_or("–".to_owned(), |f| format!("{f:.2}"));
         self.table.iter().map(move |cell| {
             [
                 cell.model.clone(),
