@@ -18,6 +18,9 @@ use crate::engine::{Engine, InputSpec, Lowering};
 use crate::source::{is_text, read};
 use crate::verify::{Subject, Takes, TokenInput, load, token_inputs};
 
+/// Gives the inputs of a batch: its length, its samples, and the positions of its part and of itself in it.
+type Feed<'a> = dyn Fn(usize, &[u32], (usize, usize)) -> Result<Vec<Tensor>> + Sync + 'a;
+
 /// A model that takes tokens.
 #[derive(Debug)]
 pub struct Classifier {
@@ -44,7 +47,7 @@ pub struct Logits {
 impl Logits {
     /// The label of each sample that has the largest number.
     pub fn answers(&self) -> impl Iterator<Item = usize> {
-        self.numbers.chunks(self.labels).map(|row| best(row))
+        self.numbers.chunks(self.labels).map(best)
     }
 }
 
@@ -80,9 +83,8 @@ pub fn inputs(found: &[TokenInput]) -> Result<Vec<Input>> {
             Takes::Row(rows) if Some(rows) == vocabulary => Holds::Ids,
             // Segment tables have a row for each text of a pair; BERT has two, XLNet-like models a few more.
             Takes::Row(rows) if rows <= 4 => Holds::Segments,
-            Takes::Mask => Holds::Mask,
             Takes::Integer if has_mask => Holds::Segments,
-            Takes::Integer => Holds::Mask,
+            Takes::Integer | Takes::Mask => Holds::Mask,
             Takes::Row(rows) => bail!(
                 "input {:?} is an index of a table with {rows} rows: neither a vocabulary nor segments, \
                  and tokens do not say what goes there",
@@ -210,7 +212,7 @@ impl Classifier {
                 let slot = |dtype| Slot { name: stored.name.clone(), dtype, dims: dims.clone() };
                 let mut tensor = onnxfix_samples::read(&path, &slot(of))?;
                 // Raw numbers come without a shape.
-                tensor.dims = dims.clone();
+                tensor.dims.clone_from(&dims);
                 Ok(onnxfix_samples::convert(&path, tensor, &slot(*dtype))?)
             };
             self.inputs.iter().map(tensor).collect()
@@ -235,14 +237,13 @@ impl Classifier {
         Ok(onnxfix_samples::convert(Path::new(&self.subject.name), tensor, &slot)?)
     }
 
-    /// Runs batches and puts what comes out in the order of the samples. `feed` gets a length, the samples of a batch, and
-    /// the positions of its part and of itself in it.
+    /// Runs batches, those of each part with its length, and puts what comes out in the order of the samples.
     fn run_batches(
         &self,
         samples: usize,
         parts: &[(usize, Vec<&[u32]>)],
         batch: usize,
-        feed: &(dyn Fn(usize, &[u32], (usize, usize)) -> Result<Vec<Tensor>> + Sync),
+        feed: &Feed<'_>,
         progress: &(dyn Fn(usize, usize) + Sync),
     ) -> Result<Logits> {
         let at = || self.subject.name.clone();
@@ -336,6 +337,6 @@ mod tests {
     fn the_probability_is_the_softmax_of_the_best() {
         assert_eq!(best(&[0.0, 2.0, 2.0]), 1);
         assert!((probability(&[0.0, f32::ln(3.0)]) - 0.75).abs() < 1e-6);
-        assert_eq!(probability(&[1000.0, -1000.0]), 1.0);
+        assert!(probability(&[1000.0, -1000.0]) > 0.999);
     }
 }

@@ -61,9 +61,8 @@ fn files_are_those_of_the_model_and_results_count() {
         let bytes: Vec<u8> = batch.iter().flat_map(|x| x.to_le_bytes()).collect();
         folder.write(&format!("out/2026_01_02-03_04_05/input_{i}_0.bin"), bytes);
     }
-    let other = folder
-        .run("eval --outputs out --data pre --against from_files/result.json")
-        .exits(1);
+    let other =
+        folder.run("eval --outputs out --data pre --against from_files/result.json").exits(1);
     assert!(other.out.contains("dev: accuracy 0.8000, 4 of 5"), "{}", other.out);
     assert!(other.out.contains("1 answered otherwise\n  dev line 5: positive, there negative"));
 }
@@ -122,7 +121,10 @@ fn predictions_are_printed_as_the_guide_prints_them() {
 #[test]
 fn odd_lines_are_named_and_not_dropped_in_silence() {
     let folder = reviews();
-    folder.write("dev.tsv", b"sentence\tlabel\n\"quoted\t1\n\nbad \xff\t0\ntwo\ttabs\t1\n".as_slice());
+    folder.write(
+        "dev.tsv",
+        b"sentence\tlabel\n\"quoted\t1\n\nbad \xff\t0\ntwo\ttabs\t1\n".as_slice(),
+    );
     let line = "prepare sst2 --data . --tokenizer vocab.txt -o pre";
     folder.run(line).exits(2).says(&[
         "1 of 3 lines are no samples (line 5: 3 cells, and the header has 2)",

@@ -27,6 +27,7 @@ use crate::engine::Lowering;
 /// Either from what a runner wrote (--outputs, such as the --output of ais_bench or `onnxfix run`), or from a model, which
 /// then runs on the CPU in tract, on all cores. DATA is what `onnxfix prepare` wrote, or the data set itself.
 #[derive(Debug, clap::Args)]
+#[expect(clippy::doc_markdown, reason = "the text of --help is no Markdown")]
 pub(crate) struct Args {
     /// The model (.onnx). Left out with --outputs.
     #[arg(required_unless_present = "outputs", conflicts_with = "outputs")]
@@ -306,7 +307,7 @@ fn subject(args: &Args) -> PathBuf {
     args.model.clone().or(args.outputs.clone()).unwrap_or_default()
 }
 
-fn step<'a>(progress: &'a Progress, split: Split) -> impl Fn(usize, usize) + Sync + 'a {
+fn step(progress: &Progress, split: Split) -> impl Fn(usize, usize) + Sync {
     move |done, all| progress.step(format!("{split}: {done} of {all}"))
 }
 

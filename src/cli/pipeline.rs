@@ -17,6 +17,7 @@ use crate::pipeline::{Config, Mode, Stage, pipeline};
 /// command, results.log, and a report (JSON and HTML) with accuracy and frames per second, published and ours. Examples are
 /// examples/convbert_sst2.toml and examples/deberta_mnli.toml.
 #[derive(Debug, clap::Args)]
+#[expect(clippy::doc_markdown, reason = "the text of --help is no Markdown")]
 pub(crate) struct Args {
     /// The file.
     file: PathBuf,

@@ -27,6 +27,7 @@ const DEFAULT_TEXT: &str = "the problem , it is with most of these things , is t
 /// Runs the model on the CPU in tract. Prints the number of the model's output with the largest probability, and that
 /// probability with all its digits.
 #[derive(Debug, clap::Args)]
+#[expect(clippy::doc_markdown, reason = "the text of --help is no Markdown")]
 pub(crate) struct Args {
     /// The model (.onnx).
     model: PathBuf,

@@ -26,6 +26,7 @@ use crate::verify::token_inputs;
 /// `onnxfix run` take. The last batch is filled up with rows of zeros. OUTPUT/manifest.json has labels, genres and lines for
 /// `onnxfix eval`. The ids are those of Hugging Face's fast tokenizers. Nothing is downloaded.
 #[derive(Debug, clap::Args)]
+#[expect(clippy::doc_markdown, reason = "the text of --help is no Markdown")]
 pub(crate) struct Args {
     /// The data set.
     #[arg(value_parser = texts::task())]

@@ -26,6 +26,14 @@ pub(super) struct Step {
     pub(super) result: Option<PathBuf>,
 }
 
+impl Step {
+    fn of(stage: Stage, batch: Option<usize>) -> Step {
+        let name = batch.map_or(stage.to_string(), |batch| format!("{stage}_bs{batch}"));
+        let (command, reads, writes) = (Vec::new(), Vec::new(), Vec::new());
+        Step { name, command, reads, writes, result: None }
+    }
+}
+
 /// The files of a chain.
 pub(super) struct Places<'a> {
     config: &'a Config,
@@ -97,15 +105,9 @@ impl<'a> Places<'a> {
         if self.has(Stage::Atc) { self.om(batch) } else { self.optimized(batch) }
     }
 
-    fn step(&self, stage: Stage, batch: Option<usize>) -> Step {
-        let name = batch.map_or(stage.to_string(), |batch| format!("{stage}_bs{batch}"));
-        let (command, reads, writes) = (Vec::new(), Vec::new(), Vec::new());
-        Step { name, command, reads, writes, result: None }
-    }
-
     /// A command of this program.
     fn own(&self, stage: Stage, batch: Option<usize>, words: &[&dyn Word]) -> Step {
-        let mut step = self.step(stage, batch);
+        let mut step = Step::of(stage, batch);
         step.command.push(self.program.clone());
         step.command.push("--quiet".to_owned());
         step.command.extend(words.iter().map(|word| word.text()));
@@ -115,7 +117,7 @@ impl<'a> Places<'a> {
 
     /// A script of `tools/`.
     fn script(&self, stage: Stage, path: &str, words: &[&dyn Word]) -> Step {
-        let mut step = self.step(stage, None);
+        let mut step = Step::of(stage, None);
         let script = self.config.tools.join(path);
         step.command = vec![self.config.python.text(), script.text()];
         step.command.extend(words.iter().map(|word| word.text()));
@@ -162,9 +164,8 @@ impl<'a> Places<'a> {
             &[&"--model", &self.family(), &"--data", &self.config.data, &"-o", &out],
         );
         if let Some((steps, _)) = self.mode.few() {
-            let few = ["--max_steps", "20", "--logging_steps", "5", "--save_steps", "20"];
-            step.command.extend(few.map(str::to_owned));
-            debug_assert_eq!(steps, 20);
+            let few = format!("--max_steps {steps} --logging_steps 5 --save_steps {steps}");
+            step.command.extend(few.split(' ').map(str::to_owned));
         }
         step.reads.push(self.config.data.clone());
         step.writes = vec![self.checkpoint().join("config.json")];
