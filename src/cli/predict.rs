@@ -47,7 +47,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE|DIR")]
     tokenizer: Option<PathBuf>,
 
-    /// Tokens of a text; longer ones are cut [default: the model's, else 256 for three labels, 128 for two].
+    /// Tokens of a text; longer ones are cut [default: the model's, else 256].
     #[arg(long, value_name = "N", value_parser = positive())]
     max_length: Option<usize>,
 

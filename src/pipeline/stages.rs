@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use onnxfix_ir::LoadOptions;
 use onnxfix_task::dataset;
 use onnxfix_task::prepare::Manifest;
+use onnxfix_task::tokenizer;
 
 use super::config::{Config, Mode, Stage};
 use crate::source::read;
@@ -242,7 +243,8 @@ impl<'a> Places<'a> {
         let mut step = self.own(Stage::Prepare, Some(batch), &words);
         let found = dataset::find(self.config.task, &data).context("data")?;
         step.reads.extend(found.into_iter().map(|(_, path)| path));
-        step.reads.extend([tokenizer, model]);
+        step.reads.extend(tokenizer::file(&tokenizer).ok());
+        step.reads.push(model);
         step.writes.push(out.join(onnxfix_task::prepare::MANIFEST));
         Ok(step)
     }
@@ -322,7 +324,8 @@ impl<'a> Places<'a> {
         }
         words.extend([&"--tokenizer" as &dyn Word, &tokenizer, &"--json"]);
         let mut step = self.own(Stage::Predict, None, &words);
-        step.reads.extend([model, tokenizer]);
+        step.reads.extend(tokenizer::file(&tokenizer).ok());
+        step.reads.push(model);
         step.result = Some(self.predict());
         step
     }

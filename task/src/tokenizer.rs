@@ -235,6 +235,14 @@ impl Tokenizer {
     }
 }
 
+/// The file that [`Tokenizer::open`] reads.
+///
+/// # Errors
+/// When there is none, or several to choose from.
+pub fn file(path: &Path) -> Result<PathBuf, TokenizerError> {
+    find(path).map(|(file, _)| file)
+}
+
 /// The tokenizer file that a path means.
 fn find(path: &Path) -> Result<(PathBuf, Format), TokenizerError> {
     let io = |source| TokenizerError::Io { path: path.to_path_buf(), source };
