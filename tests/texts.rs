@@ -212,13 +212,16 @@ fn the_trained_model_is_as_accurate_as_its_readme_says() {
     let Some(sst2) = data("data/sst2") else { return };
     let folder = reviews();
     let sst2 = sst2.join("dev.tsv");
-    let eval = |model: &str, more: &str| {
-        let mut args = vec!["eval", model, "--task", "sst2", "--data", sst2.to_str().unwrap()];
+    let eval = |more: &str| {
+        let mut args =
+            vec!["eval", "model.onnx", "--task", "sst2", "--data", sst2.to_str().unwrap()];
+        args.extend(["--json", "--batch", "8"]);
         args.extend(more.split_whitespace());
-        json(&folder.run_args(&args).exits(0).out)["splits"][0].clone()
+        let split = json(&folder.run_args(&args).exits(0).out)["splits"][0].clone();
+        assert_eq!(split["eval_samples"], 872);
+        split["correct"].as_u64().unwrap()
     };
-    let buckets = "--max-length 64 --buckets 16,32 --batch 8 --json";
-    let split = eval("model.onnx", buckets);
-    let recorded = json(&std::fs::read_to_string(trained("eval.json")).unwrap());
-    assert_eq!(split["accuracy"], recorded["dev.tsv"]);
+    assert_eq!(eval("--max-length 128"), 720);
+    // Convolutions see how much padding there is, so with less of it a few sentences are answered otherwise.
+    assert!(eval("--max-length 64 --buckets 16,32").abs_diff(720) <= 4);
 }
