@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use onnxfix_task::dataset::{self, DataSet, Oddity, Split, Task};
 use onnxfix_task::labels::LabelOrder;
-use onnxfix_task::tokenizer::Tokenizer;
+use onnxfix_task::tokenizer::{Tokenizer, TokenizerError};
 
 use super::output::Output;
 
@@ -41,10 +41,13 @@ pub(crate) fn tokenizer(named: Option<&Path>, model: Option<&Path>) -> Result<To
     let folder = folder.map(|p| p.unwrap_or(Path::new(".")));
     match folder.map(Tokenizer::open) {
         Some(Ok(found)) => Ok(found),
-        _ => bail!(
+        Some(Err(TokenizerError::NoFile { .. })) | None => bail!(
             "no tokenizer beside the model; name one with --tokenizer: a tokenizer.json, spm.model or vocab.txt, \
              or a folder with one of them"
         ),
+        Some(Err(error)) => {
+            Err(error).context("the tokenizer beside the model; --tokenizer names another")
+        }
     }
 }
 
