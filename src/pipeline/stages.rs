@@ -65,7 +65,12 @@ impl<'a> Places<'a> {
     }
 
     fn tokenizer(&self) -> PathBuf {
-        let beside = || self.model().parent().map_or_else(PathBuf::new, Path::to_path_buf);
+        let beside = || {
+            let model = self.model();
+            // The folder of a bare name is this one.
+            let folder = model.parent().filter(|folder| !folder.as_os_str().is_empty());
+            folder.unwrap_or(Path::new(".")).to_path_buf()
+        };
         let given = self.config.tokenizer.clone();
         given.unwrap_or_else(|| if self.has(Stage::Export) { self.checkpoint() } else { beside() })
     }
