@@ -15,7 +15,7 @@ fn spec(name: &str, dtype: DataType, dims: &[i64]) -> InputSpec {
 
 fn load(bytes: &[u8], inputs: &[InputSpec]) -> Result<Engine, EngineError> {
     let source = Source::Bytes(bytes);
-    Engine::load(&Request { source, inputs, outputs: &[], lowering: Lowering::Kernels })
+    Engine::load(&Request { source, inputs, outputs: &[], lowering: Lowering::Kernels, keep: &[] })
 }
 
 fn error(bytes: &[u8], inputs: &[InputSpec]) -> String {
@@ -87,6 +87,7 @@ fn chosen_values_are_returned_instead_of_the_outputs() {
         inputs: &inputs,
         outputs: &outputs,
         lowering: Lowering::Plain,
+        keep: &[],
     };
     let engine = Engine::load(&request).expect("loads");
     assert_eq!(engine.outputs()[0].name, "a");

@@ -4,6 +4,7 @@ mod atc;
 mod bench;
 mod completions;
 mod diff;
+mod files;
 mod inspect;
 mod optimize;
 mod output;

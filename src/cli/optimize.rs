@@ -12,6 +12,7 @@ use onnxfix_ir::{LoadOptions, Model, Source, StoreOptions, check, infer, store};
 use onnxfix_passes::{Options, PROVENANCE, Pipeline, Stop, find, run as run_passes};
 
 use super::Verdict;
+use super::files::{ReportFormat, ensure_place, write_whole};
 use super::output::Output;
 use super::progress::Progress;
 use super::shapes::Shapes;
@@ -210,7 +211,7 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
             ReportFormat::Json => serde_json::to_string_pretty(&report)?,
             ReportFormat::Html => report.html(),
         };
-        std::fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
+        write_whole(path, text.as_bytes())?;
     }
     Ok(if verified? { Verdict::Clean } else { Verdict::Findings })
 }
@@ -272,23 +273,6 @@ fn ask_target(
     report.findings = Some(Both { before: inspect(&before, facts), after: inspect(&after, facts) });
     report.cost = Both { before: cost(&before), after: cost(&after) };
     Ok(())
-}
-
-/// Refuses a path that no file can be written to, before any work is done.
-fn ensure_place(flag: &str, path: &Path) -> Result<()> {
-    if path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/") {
-        bail!("{flag} {}: is a directory, not a file", path.display());
-    }
-    // Replacing it needs no leave of the file, but whoever took that leave away meant it.
-    if std::fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().readonly()) {
-        bail!("{flag} {}: is read-only; make it writable or name another file", path.display());
-    }
-    match path.parent() {
-        Some(folder) if folder != Path::new("") && !folder.is_dir() => {
-            bail!("{flag} {}: there is no folder {}", path.display(), folder.display())
-        }
-        _ => Ok(()),
-    }
 }
 
 /// The options and passes that the flags ask for.
@@ -392,21 +376,5 @@ fn strip_metadata(model: &mut Model) {
     for (value, mut tensor) in tensors {
         std::sync::Arc::make_mut(&mut tensor).extra_mut().metadata.clear();
         model.set_tensor(value, tensor);
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ReportFormat {
-    Json,
-    Html,
-}
-
-impl ReportFormat {
-    fn of(path: &Path) -> Result<ReportFormat> {
-        match path.extension().and_then(|e| e.to_str()) {
-            Some("json") => Ok(ReportFormat::Json),
-            Some("html") => Ok(ReportFormat::Html),
-            _ => bail!("--report {}: the name must end in .json or .html", path.display()),
-        }
     }
 }

@@ -6,13 +6,15 @@ use anyhow::{Context, Result, bail};
 use onnxfix_ir::{LoadOptions, content_hash};
 
 use super::Verdict;
+use super::files::{ReportFormat, ensure_place, write_whole};
 use super::output::Output;
 use super::progress::Progress;
 use super::shapes::Shapes;
 use super::single::named_or_single;
 use crate::record::Record;
+use crate::report::{Summary, verification_page};
 use crate::source::{is_text, read};
-use crate::verify::{Options, Report, Step, Subject, verify};
+use crate::verify::{Options, Report, Step, Subject, Which, verify};
 
 /// Compare an optimized model with its source on the CPU.
 ///
@@ -44,6 +46,31 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIFFERENCE", default_value_t = 0.0)]
     atol: f64,
 
+    /// Compare values along the way too, and print the worst of each layer: "some" is as many as fit one run of each model,
+    /// "all" takes several runs [default: some for models below 64 MB, else none].
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHICH",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "some"
+    )]
+    layers: Option<WhichLayers>,
+
+    /// Also run the optimized model with every value rounded to float16, as a chip stores it: what overflows, what is no
+    /// number, and how far the outputs are off. It simulates rounding, not a device.
+    #[arg(long)]
+    fp16: bool,
+
+    /// Nodes that stay in float32 meanwhile: a file with a name to a line, as ATC's --keep_dtype takes it.
+    #[arg(long, value_name = "FILE", requires = "fp16")]
+    keep_dtype: Option<PathBuf>,
+
+    /// Write the comparison to a .json or .html file.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -52,13 +79,28 @@ pub(crate) struct Args {
     shapes: Shapes,
 }
 
+/// Which values along the way to compare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum WhichLayers {
+    None,
+    Some,
+    All,
+}
+
+/// Values along the way are compared unasked where the constants have no more bytes: it takes no second.
+const CHEAP: u64 = 64 << 20;
+
 pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
+    let report_format = args.report.as_deref().map(ReportFormat::of).transpose()?;
+    args.report.as_deref().map_or(Ok(()), |path| ensure_place("--report", path))?;
     let after = named_or_single(args.after.as_deref(), "verify")?;
     let mut options = Options {
         samples: args.samples,
         seed: args.seed,
         rtol: args.rtol,
         atol: args.atol,
+        half: args.fp16,
+        keep: args.keep_dtype.as_deref().map(kept_names).transpose()?.unwrap_or_default(),
         ..Options::default()
     };
     check_tolerances(&options)?;
@@ -69,13 +111,39 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
         None => recorded_source(&after)?,
     };
     (options.shapes, options.dims) = args.shapes.numbers("verify", &[&before, &after])?;
+    options.layers = match args.layers {
+        Some(WhichLayers::None) => Which::None,
+        Some(WhichLayers::Some) => Which::Some,
+        Some(WhichLayers::All) => Which::All,
+        None if Summary::of(&after.model).constant_bytes < CHEAP => Which::Some,
+        None => Which::None,
+    };
     let report = judge(&before, &after, &options, out)?;
+    if let (Some(path), Some(format)) = (&args.report, report_format) {
+        let text = match format {
+            ReportFormat::Json => serde_json::to_string_pretty(&report)?,
+            ReportFormat::Html => verification_page(&report),
+        };
+        write_whole(path, text.as_bytes()).context("--report")?;
+    }
     if args.json {
         out.json(&report)?;
     } else {
         out.result(&report.text())?;
     }
     Ok(if report.equal { Verdict::Clean } else { Verdict::Findings })
+}
+
+/// The names in a list of nodes for ATC's `--keep_dtype`.
+fn kept_names(path: &Path) -> Result<Vec<String>> {
+    let at = || format!("--keep-dtype {}", path.display());
+    let text = std::fs::read_to_string(path).with_context(at)?;
+    let names: Vec<String> =
+        text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
+    if let Some(by_type) = names.iter().find(|name| name.starts_with("OpType::")) {
+        bail!("{}: {by_type:?} names a type of ATC's operators; name the nodes instead", at());
+    }
+    Ok(names)
 }
 
 /// Compares the model at `after` with the one at `before`, for other commands.
@@ -85,8 +153,18 @@ pub(crate) fn compare(after: &Path, before: &Path, out: &Output) -> Result<Repor
 
 fn judge(before: &Subject, after: &Subject, options: &Options, out: &Output) -> Result<Report> {
     let progress = Progress::start(out, "compare");
-    verify(before, after, options, &|step: Step| progress.step(step.to_string()))
+    verify(before, after, options, &|step: Step| show(&progress, step))
         .with_context(|| format!("verify {}", after.name))
+}
+
+/// Shows a step, with a bar where samples run.
+fn show(progress: &Progress, step: Step) {
+    match step {
+        Step::Run(_, done, all) | Step::Half(done, all) => {
+            progress.count(step.to_string(), done, all);
+        }
+        _ => progress.step(step.to_string()),
+    }
 }
 
 fn check_tolerances(options: &Options) -> Result<()> {

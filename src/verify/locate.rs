@@ -9,7 +9,7 @@ use onnxfix_ir::{NodeId, Tensor};
 use serde::Serialize;
 
 use super::measure::{alike, spread};
-use super::run::Runner;
+use super::run::{Plan, Runner};
 use super::samples::Sample;
 use super::{Side, Subject, VerifyError, computed, made_by};
 use crate::engine::Lowering;
@@ -64,7 +64,8 @@ pub(super) fn locate(
         let [b, a] = sides.map(|(side, subject)| {
             let failed = |source| VerifyError::Engine { side, name: subject.name.clone(), source };
             let (runner, _) =
-                Runner::new(subject, dims, &names, Lowering::Plain).map_err(failed)?;
+                Runner::new(subject, dims, Plan { values: &names, ..Plan::of(Lowering::Plain) })
+                    .map_err(failed)?;
             runner.run(sample).map_err(failed)
         });
         let (b, a) = (b?, a?);

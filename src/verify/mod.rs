@@ -13,9 +13,12 @@
 //! them there is no answer, and that is an error, not "equal".
 
 mod compare;
+mod half;
 mod interface;
+mod layers;
 mod locate;
 pub(crate) mod measure;
+mod points;
 mod report;
 mod roles;
 mod run;
@@ -34,12 +37,15 @@ use onnxfix_passes::{DimBinding, InputShape, PROVENANCE};
 use crate::engine::{Engine, EngineError, InputSpec, Lowering, Request, Source};
 use compare::{Limits, Pair};
 use roles::{Input, Role};
-use run::Runner;
+use run::{Plan, Runner};
 use samples::Sample;
 
 pub use compare::{Agreement, Element, Output, Padding};
+pub use half::{Half, Trouble};
 pub use interface::Change;
+pub use layers::{Layers, Value, Which};
 pub use locate::FirstDifference;
+pub use points::{Points, WorstSample};
 pub use report::{Coverage, Meaning, Report, Runs};
 pub use weights::{Changed, Difference, Weights};
 
@@ -78,8 +84,13 @@ pub struct Options {
     pub shapes: Vec<InputShape>,
     /// Numbers for symbolic dimensions.
     pub dims: Vec<DimBinding>,
-    /// Also run the optimized model in 16-bit floats: whether its numbers stay finite and near those of the source.
+    /// Also run the optimized model with every value rounded to float16: whether its numbers stay finite and near those of
+    /// the source.
     pub half: bool,
+    /// Nodes that stay in float32 meanwhile.
+    pub keep: Vec<String>,
+    /// Which values along the way to compare as well.
+    pub layers: Which,
 }
 
 impl Default for Options {
@@ -92,6 +103,8 @@ impl Default for Options {
             shapes: Vec::new(),
             dims: Vec::new(),
             half: false,
+            keep: Vec::new(),
+            layers: Which::None,
         }
     }
 }
@@ -123,8 +136,12 @@ pub enum Step {
     Recompute,
     /// The engine reads a model.
     Prepare(Side),
-    /// The engine runs a model on all samples.
-    Run(Side),
+    /// The engine runs a model on all samples: how many it has, and of how many.
+    Run(Side, usize, usize),
+    /// The engine runs the optimized model in float16.
+    Half(usize, usize),
+    /// Values along the way are compared.
+    Layers,
     /// The first value that differs is looked for.
     Locate,
 }
@@ -135,7 +152,9 @@ impl std::fmt::Display for Step {
             Step::Weights => f.write_str("compare weights"),
             Step::Recompute => f.write_str("recompute folded constants"),
             Step::Prepare(side) => write!(f, "read {side}"),
-            Step::Run(side) => write!(f, "run {side}"),
+            Step::Run(side, ..) => write!(f, "run {side}"),
+            Step::Half(..) => f.write_str("run the optimized model in float16"),
+            Step::Layers => f.write_str("compare layers"),
             Step::Locate => f.write_str("look for the first value that differs"),
         }
     }
@@ -196,7 +215,7 @@ pub fn verify(
     before: &Subject,
     after: &Subject,
     options: &Options,
-    progress: &dyn Fn(Step),
+    progress: &(dyn Fn(Step) + Sync),
 ) -> Result<Report, VerifyError> {
     let mut report = Report::new(before, after);
     report.interface = interface::compare(&before.model, &after.model);
@@ -231,16 +250,25 @@ pub fn verify(
         // A kernel of the engine could be what is wrong: the answer "different" wants a second opinion.
         source = context.run(Side::Before, Lowering::Plain, progress, &mut report)?;
         let ours = context.run(Side::After, Lowering::Plain, progress, &mut report)?;
+        report.points.clear();
         outputs = context.compare(&source, &ours, context.limits(), &mut report);
     }
     if options.half {
-        let ours = context.run(Side::After, Lowering::Half, progress, &mut report)?;
-        let limits = Limits { rtol: Some(HALF_RTOL), tie: HALF_RTOL, ..context.limits() };
-        report.half = Some(context.compare(&source, &ours, limits, &mut report));
+        report.half = Some(context.half(&source, progress, &mut report)?);
     }
-    if let Some(worst) = outputs.iter().find(|o| !o.equal) {
+    let worst = outputs.iter().find(|o| !o.equal);
+    let run = worst.and_then(|o| o.worst.as_ref()).map_or(0, |w| w.run);
+    if options.layers != Which::None
+        && let Some(sample) = samples.get(run)
+    {
+        progress(Step::Layers);
+        let limits = context.limits();
+        let (which, rtol, counts) = (options.layers, limits.rtol, limits.padding_counts);
+        report.layers =
+            Some(layers::compare(before, after, &dims, (run, sample), which, rtol, counts)?);
+    }
+    if worst.is_some() {
         progress(Step::Locate);
-        let run = worst.worst.as_ref().map_or(0, |w| w.run);
         report.first_difference = locate::locate(before, after, &dims, &samples[run])?;
     }
     report.outputs = outputs;
@@ -277,7 +305,7 @@ impl Loaded {
         let (dims, mut notes) = shapes::resolve(model, model, options)?;
         let inputs = roles::analyse(model);
         let mut samples = samples::generate(&inputs, &dims, 1, options.seed);
-        let (runner, note) = Runner::new(subject, &dims, &[], lowering)?;
+        let (runner, note) = Runner::new(subject, &dims, Plan::of(lowering))?;
         notes.extend(note);
         // There is always one, of right-padded sequences where there is padding.
         let sample = samples.swap_remove(0);
@@ -301,7 +329,8 @@ pub(crate) fn values(
     let model = &subject.model;
     let (dims, mut notes) = shapes::resolve(model, model, options)?;
     let samples = samples::generate(&roles::analyse(model), &dims, options.samples, options.seed);
-    let (runner, note) = Runner::new(subject, &dims, names, Lowering::Kernels)?;
+    let plan = Plan { values: names, ..Plan::of(Lowering::Kernels) };
+    let (runner, note) = Runner::new(subject, &dims, plan)?;
     notes.extend(note);
     for sample in &samples {
         each(&runner.run(sample)?);
@@ -323,16 +352,39 @@ impl Context<'_> {
         &self,
         side: Side,
         lowering: Lowering,
-        progress: &dyn Fn(Step),
+        progress: &(dyn Fn(Step) + Sync),
         report: &mut Report,
     ) -> Result<Vec<Vec<Tensor>>, VerifyError> {
         let subject = if side == Side::Before { self.before } else { self.after };
         progress(Step::Prepare(side));
         let failed = |source| VerifyError::Engine { side, name: subject.name.clone(), source };
-        let (runner, note) = Runner::new(subject, self.dims, &[], lowering).map_err(failed)?;
+        let (runner, note) = Runner::new(subject, self.dims, Plan::of(lowering)).map_err(failed)?;
         report.note(note);
-        progress(Step::Run(side));
-        runner.run_all(self.samples).map_err(failed)
+        let all = self.samples.len();
+        progress(Step::Run(side, 0, all));
+        runner.run_all(self.samples, &|done| progress(Step::Run(side, done, all))).map_err(failed)
+    }
+
+    /// The optimized model in float16 against the source as it is.
+    fn half(
+        &self,
+        source: &[Vec<Tensor>],
+        progress: &(dyn Fn(Step) + Sync),
+        report: &mut Report,
+    ) -> Result<Half, VerifyError> {
+        let side = Side::After;
+        let failed = |source| VerifyError::Engine { side, name: self.after.name.clone(), source };
+        progress(Step::Prepare(side));
+        let keep = &self.options.keep;
+        let plan = Plan { keep, ..Plan::of(Lowering::Half) };
+        let (runner, _) = Runner::new(self.after, self.dims, plan).map_err(failed)?;
+        let all = self.samples.len();
+        progress(Step::Half(0, all));
+        let step = |done| progress(Step::Half(done, all));
+        let ours = runner.run_all(self.samples, &step).map_err(failed)?;
+        let limits = Limits { rtol: Some(HALF_RTOL), tie: HALF_RTOL, ..self.limits() };
+        let outputs = self.compare(source, &ours, limits, report);
+        Ok(Half::new(&self.after.model, &runner.rounded(), outputs, keep))
     }
 
     fn limits(&self) -> Limits {
@@ -364,6 +416,9 @@ impl Context<'_> {
                 })
                 .collect();
             let change = pairs.iter().find_map(|p| interface::result(name, p.before, p.after));
+            if change.is_none() && report.points.len() == slot {
+                report.points.extend(points::of(name, &pairs, &[]));
+            }
             match change {
                 None => outputs.push(compare::compare(name, &pairs, limits)),
                 Some(change) if report.interface.contains(&change) => {}
@@ -411,7 +466,8 @@ fn recompute(
     let (Some(sample), false) = (samples.first(), names.is_empty()) else { return Ok(result) };
     let compute = |side, subject: &Subject, names: &[String]| {
         let failed = |source| VerifyError::Engine { side, name: subject.name.clone(), source };
-        let (runner, _) = Runner::new(subject, dims, names, Lowering::Plain).map_err(failed)?;
+        let plan = Plan { values: names, ..Plan::of(Lowering::Plain) };
+        let (runner, _) = Runner::new(subject, dims, plan).map_err(failed)?;
         // Constants that follow from the shapes are those of another batch.
         if runner.splits_batches() {
             Ok(None)
@@ -499,13 +555,9 @@ fn made_by(model: &Model, node: NodeId) -> Option<String> {
 }
 
 /// Loads a model into the engine, from its file where it has one.
-fn load(
-    subject: &Subject,
-    inputs: &[InputSpec],
-    outputs: &[String],
-    lowering: Lowering,
-) -> Result<Engine, EngineError> {
-    let request = |source| Request { source, inputs, outputs, lowering };
+fn load(subject: &Subject, inputs: &[InputSpec], plan: Plan<'_>) -> Result<Engine, EngineError> {
+    let Plan { values, lowering, keep } = plan;
+    let request = |source| Request { source, inputs, outputs: values, lowering, keep };
     if let Some(path) = &subject.file {
         return Engine::load(&request(Source::File(path)));
     }

@@ -5,8 +5,11 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::compare::Output;
+use super::half::Half;
 use super::interface::Change;
+use super::layers::Layers;
 use super::locate::FirstDifference;
+use super::points::Points;
 use super::roles::Input;
 use super::samples::{self, Kind, Sample};
 use super::weights::Weights;
@@ -33,8 +36,14 @@ pub struct Report {
     pub runs: Option<Runs>,
     /// The outputs.
     pub outputs: Vec<Output>,
-    /// The outputs of the optimized model in 16-bit floats against those of the source, if that was asked for.
-    pub half: Option<Vec<Output>>,
+    /// The optimized model in 16-bit floats, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub half: Option<Half>,
+    /// Values along the way, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layers: Option<Layers>,
+    /// Numbers of single samples, of every output.
+    pub points: Vec<Points>,
     /// The first value that differs, when an output does.
     pub first_difference: Option<FirstDifference>,
     /// What else there is to know.
@@ -137,6 +146,8 @@ impl Report {
             runs: None,
             outputs: Vec::new(),
             half: None,
+            layers: None,
+            points: Vec::new(),
             first_difference: None,
             notes: Vec::new(),
         }
@@ -151,7 +162,8 @@ impl Report {
         self.equal = self.interface.is_empty()
             && self.weights.changed.is_empty()
             && !self.outputs.is_empty()
-            && self.outputs.iter().chain(self.half.iter().flatten()).all(|o| o.equal);
+            && self.outputs.iter().all(|o| o.equal)
+            && self.half.as_ref().is_none_or(|half| half.clean);
         self
     }
 
@@ -174,8 +186,14 @@ impl Report {
         for output in &self.outputs {
             output_text(&mut text, "output", output);
         }
-        for output in self.half.iter().flatten() {
-            output_text(&mut text, "in float16", output);
+        if let Some(half) = &self.half {
+            for output in &half.outputs {
+                output_text(&mut text, "in float16", output);
+            }
+            half.text(&mut text);
+        }
+        if let Some(layers) = &self.layers {
+            text += &layers.text();
         }
         if let Some(first) = &self.first_difference {
             line(&mut text, "first", &first.to_string());

@@ -21,6 +21,18 @@ pub(super) enum Kind {
     Padding,
 }
 
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Kind::Full => "no padding",
+            Kind::Right => "padded right",
+            Kind::Left => "padded left",
+            Kind::One => "one token",
+            Kind::Padding => "all padding",
+        })
+    }
+}
+
 const KINDS: [Kind; 5] = [Kind::Full, Kind::Right, Kind::Left, Kind::One, Kind::Padding];
 
 /// Numbers of one run: for every input its elements, wide enough for any type; and what each sequence of the batch is.
