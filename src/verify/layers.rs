@@ -3,6 +3,9 @@
 //! A pass keeps the name of a value that keeps its meaning, so both models have many values in common. They are computed in
 //! one run of each model, compared and dropped. Where that would take too much memory, every n-th of them is; or, when all
 //! are asked for, as many at a time as fit, with a run for each part.
+//!
+//! A pass that moves a scale or a bias from one side of a value to the other changes that value and nothing behind it. So a
+//! value that is off counts only where everything that is made from it is off as well.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -76,6 +79,9 @@ pub struct Value {
     pub relative: f64,
     /// Elements that are finite on one side only.
     pub not_finite: u64,
+    /// Whether it is further off than the limit, but something that is made from it is not: a pass moved a factor or a
+    /// sum across it.
+    pub moved: bool,
 }
 
 struct Common {
@@ -139,8 +145,33 @@ pub(super) fn compare(
             });
         }
     }
+    mark_moved(&before.model, &mut layers);
     layers.first_beyond = layers.values.iter().position(|value| layers.is_beyond(value));
     Ok(layers)
+}
+
+/// Finds the values that are off while something made from them is not.
+fn mark_moved(model: &Model, layers: &mut Layers) {
+    let at: HashMap<&str, usize> =
+        layers.values.iter().enumerate().map(|(at, v)| (v.value.as_str(), at)).collect();
+    let off: Vec<bool> = layers.values.iter().map(|value| layers.is_beyond(value)).collect();
+    let nodes: Vec<NodeId> = model.nodes(model.root()).collect();
+    // Whether a node makes a value that is not off, or something behind it does; and for each value that is off the same
+    // without itself.
+    let (mut leads, mut moved) = (HashMap::new(), Vec::new());
+    for &node in nodes.iter().rev() {
+        let mut any = false;
+        for &value in model[node].outputs().iter().flatten() {
+            let behind = model.users(value).any(|user| leads.get(&user).copied().unwrap_or(false));
+            let compared = at.get(model[value].name().as_str());
+            moved.extend(compared.filter(|&&at| off[at] && behind).copied());
+            any |= behind || compared.is_some_and(|&at| !off[at]);
+        }
+        leads.insert(node, any);
+    }
+    for at in moved {
+        layers.values[at].moved = true;
+    }
 }
 
 /// The computed values that both models have, in the source's order.
@@ -235,6 +266,7 @@ fn value(before: &Tensor, after: &Tensor, rows: &[Row], padding_counts: bool) ->
         spread,
         relative,
         not_finite,
+        moved: false,
     })
 }
 
@@ -282,10 +314,10 @@ fn is_token(at: usize, dims: &[i64], rows: &[Row]) -> bool {
 }
 
 impl Layers {
-    /// Whether a value is further off than the limit.
+    /// Whether a value is further off than the limit, and so is all that is made from it.
     #[must_use]
     pub fn is_beyond(&self, value: &Value) -> bool {
-        value.relative > self.limit || value.not_finite > 0
+        !value.moved && (value.relative > self.limit || value.not_finite > 0)
     }
 
     /// The table for people: a row for each layer with its worst value, and the first value beyond the limit.
@@ -316,7 +348,8 @@ impl Layers {
             width = BAR
         );
         for (layer, values) in self.by_layer() {
-            let Some(worst) = worst(&values) else { continue };
+            let counted: Vec<&Value> = values.iter().copied().filter(|v| !v.moved).collect();
+            let Some(worst) = worst(&counted) else { continue };
             let name = layer.map_or_else(|| "outside".to_owned(), |layer| layer.to_string());
             let mark = if values.iter().any(|v| self.is_beyond(v)) { "✗ " } else { "" };
             let _ok = writeln!(
@@ -329,6 +362,13 @@ impl Layers {
                 worst.node,
                 worst.depth,
                 width = BAR
+            );
+        }
+        let moved = values.iter().filter(|value| value.moved).count();
+        if moved > 0 {
+            let _ok = writeln!(
+                text,
+                "           left out: {moved} values across which passes moved a factor or a sum; what is made from them is equal"
             );
         }
         if let Some(first) = self.first_beyond.and_then(|at| values.get(at)) {
@@ -390,7 +430,41 @@ impl std::fmt::Display for Value {
 
 #[cfg(test)]
 mod tests {
+    use onnxfix_ir::text;
+
     use super::*;
+
+    #[test]
+    fn a_factor_that_moved_across_a_value_is_no_difference() {
+        let parsed = |name: &str, body: &str| {
+            let head = "<ir_version: 8, opset_import: [\"\" : 13]>";
+            let constants = "<float[1] two = {2}, float[1] three = {3}>";
+            let model =
+                format!("{head} g (float[2,3] x) => (float[2,3] y) {constants} {{ {body} }}");
+            Subject { name: name.into(), model: text::parse(&model).expect("a model"), file: None }
+        };
+        let before =
+            parsed("before", "a = Mul (x, two) b = Mul (a, three) c = Tanh (b) y = Neg (c)");
+        let moved = parsed("moved", "a = Mul (x, three) b = Mul (a, two) c = Tanh (b) y = Neg (c)");
+        let wrong =
+            parsed("wrong", "a = Mul (x, three) b = Mul (a, three) c = Tanh (b) y = Neg (c)");
+        let sample = Sample {
+            feeds: vec![super::super::samples::Numbers::Floats(vec![
+                0.1, -0.2, 0.3, 0.0, 0.2, 0.4,
+            ])],
+            rows: Vec::new(),
+        };
+        let compare = |after| {
+            let dims = [vec![2, 3]];
+            super::compare(&before, after, &dims, (0, &sample), Which::All, None, true)
+                .expect("runs")
+        };
+        let layers = compare(&moved);
+        assert_eq!((layers.values[0].moved, layers.first_beyond), (true, None));
+        let layers = compare(&wrong);
+        assert_eq!((layers.values[0].moved, layers.first_beyond), (false, Some(0)));
+        assert!(layers.text().contains("first beyond the limit: \"a\""), "{}", layers.text());
+    }
 
     #[test]
     fn joined_and_split_axes_keep_elements_in_place() {

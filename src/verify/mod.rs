@@ -12,7 +12,9 @@
 //! Both models run in the [engine](crate::engine), the source as its file has it. Where the engine cannot run one of
 //! them there is no answer, and that is an error, not "equal".
 
+pub mod bisect;
 mod compare;
+mod cut;
 mod half;
 mod interface;
 mod layers;
@@ -175,6 +177,9 @@ pub enum VerifyError {
         #[source]
         source: EngineError,
     },
+    /// The passes cannot run again.
+    #[error("the passes cannot run on the source again: {0}")]
+    Pipeline(String),
     /// The inputs are not known well enough, or not what the user says.
     #[error(transparent)]
     Input(#[from] InputError),
@@ -231,7 +236,7 @@ pub fn verify(
     let inputs = roles::analyse(&before.model);
     let (dims, notes) = shapes::resolve(&before.model, &after.model, options)?;
     report.notes.extend(notes);
-    let samples = samples::generate(&inputs, &dims, options.samples, options.seed);
+    let samples = samples_of(before, &dims, options)?;
 
     progress(Step::Recompute);
     let recomputed = recompute(before, after, &dims, &samples, &weights.made, &inputs)?;
@@ -273,6 +278,27 @@ pub fn verify(
     }
     report.outputs = outputs;
     Ok(report.finish())
+}
+
+/// What both models run on.
+fn samples_of(
+    before: &Subject,
+    dims: &[Vec<i64>],
+    options: &Options,
+) -> Result<Vec<Sample>, VerifyError> {
+    let inputs = roles::analyse(&before.model);
+    Ok(samples::generate(&inputs, dims, options.samples, options.seed))
+}
+
+/// How closely the outputs of a model for its target are compared.
+fn target_limits(options: &Options, after: &Model) -> Limits {
+    let target = after.header.metadata.iter().find(|(key, _)| key == TARGET);
+    Limits {
+        rtol: options.rtol,
+        atol: options.atol,
+        tie: TIE,
+        padding_counts: target.is_none_or(|(_, target)| target == "portable"),
+    }
 }
 
 /// A model ready to run on one sample that means something.
@@ -388,13 +414,7 @@ impl Context<'_> {
     }
 
     fn limits(&self) -> Limits {
-        let target = self.after.model.header.metadata.iter().find(|(key, _)| key == TARGET);
-        Limits {
-            rtol: self.options.rtol,
-            atol: self.options.atol,
-            tie: TIE,
-            padding_counts: target.is_none_or(|(_, target)| target == "portable"),
-        }
+        target_limits(self.options, &self.after.model)
     }
 
     /// Compares the outputs of both models; one that has another type is noted as a change of the interface.

@@ -65,6 +65,15 @@ pub(super) enum Numbers {
 }
 
 impl Numbers {
+    /// The elements of a tensor.
+    pub(super) fn of(tensor: &Tensor) -> Option<Numbers> {
+        if tensor.dtype.is_float() {
+            tensor.to_floats().map(Numbers::Floats)
+        } else {
+            tensor.to_ints().map(Numbers::Ints)
+        }
+    }
+
     /// The elements as a tensor of a type that a model declares.
     pub(super) fn tensor(&self, dtype: DataType, dims: &[i64]) -> Option<Tensor> {
         #[expect(

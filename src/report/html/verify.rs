@@ -78,7 +78,8 @@ impl Page {
         };
         self.add("<h3>Error by depth</h3>\n<p class=\"dim\">Each point is a value that both models compute: its largest difference \
                   relative to its spread, over the number of nodes on the longest way to it. What is equal to the last bit lies on \
-                  the ground line.</p>\n");
+                  the ground line; pale points are values across which passes moved a factor or a sum, so that only what is made \
+                  from them is the same.</p>\n");
         self.open_chart("error by depth", "errors");
         for power in [-8, -6, -4, -2, 0] {
             let at = y(10_f64.powi(power));
@@ -104,14 +105,18 @@ impl Page {
         }
         self.label((LEFT, HEIGHT - 4.0), "start", "layer, by depth");
         for value in &layers.values {
-            let class = if layers.is_beyond(value) { "beyond" } else { "" };
+            let class = match value {
+                value if value.moved => "moved",
+                value if layers.is_beyond(value) => "beyond",
+                _ => "",
+            };
             let share = if value.not_finite > 0 { f64::INFINITY } else { value.relative };
             let shown =
                 format!("{}\n{} of the spread {:.3}", value.node, short(share), value.spread);
             self.point((x(value.depth), y(share)), class, &shown);
         }
         self.close_chart();
-        let mut worst: Vec<_> = layers.values.iter().collect();
+        let mut worst: Vec<_> = layers.values.iter().filter(|value| !value.moved).collect();
         worst.sort_by(|a, b| {
             b.not_finite.cmp(&a.not_finite).then(b.relative.total_cmp(&a.relative))
         });
