@@ -2,6 +2,7 @@
 
 mod atc;
 mod bench;
+mod bisect;
 mod completions;
 mod diff;
 mod files;

@@ -16,7 +16,7 @@ use super::files::{ReportFormat, ensure_place, write_whole};
 use super::output::Output;
 use super::progress::Progress;
 use super::shapes::Shapes;
-use crate::record::Record;
+use crate::record::{OPTIONS, Record, Told};
 use crate::report::{Both, Drawing, Report, Summary, Tally, bytes};
 use crate::source::{Input, ensure_unchanged, is_text, read};
 use crate::target::{Target, toolkit};
@@ -184,7 +184,7 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
 
     if !args.dry_run {
         progress.step(format!("write {}", target_path.display()));
-        write(&mut model, args, &files, &target_path, out)?;
+        write(&mut model, (args, &options), &files, &target_path, out)?;
         report.output = Some(target_path.clone());
     }
     drop(progress);
@@ -219,12 +219,12 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
 /// Writes the result with a record of its source, and says which other files belong to it.
 fn write(
     model: &mut Model,
-    args: &Args,
+    (args, options): (&Args, &Options),
     files: &[Source],
     path: &Path,
     out: &Output,
 ) -> Result<()> {
-    record(model, args, path)?;
+    record(model, args, options, path)?;
     ensure_unchanged(files)?;
     let stored = store(model, path, &StoreOptions::default())
         .with_context(|| format!("write {}", path.display()))?;
@@ -312,19 +312,42 @@ fn plan(args: &Args) -> Result<(Options, Pipeline)> {
 const CONVERT: &str = "convert-opset";
 
 /// Notes in the model where it came from. A record that is there says it already.
-fn record(model: &mut Model, args: &Args, out: &Path) -> Result<()> {
-    let record = match Record::of(model) {
+fn record(model: &mut Model, args: &Args, options: &Options, out: &Path) -> Result<()> {
+    let old = Record::of(model);
+    let told = old.is_none().then(|| told(args, options));
+    let record = match old {
         Some(old) => old.moved(&args.model, out)?,
         None if is_text(&args.model) => return Ok(()),
         None => Record::new(&args.model, out)?,
     };
     let metadata = &mut model.header.metadata;
-    let made_for =
-        metadata.iter().position(|(key, _)| key == TARGET).map(|at| metadata.remove(at).1);
+    let mut take = |wanted: &str| {
+        let at = metadata.iter().position(|(key, _)| key == wanted)?;
+        Some(metadata.remove(at).1)
+    };
+    let (made_for, recorded) = (take(TARGET), take(OPTIONS));
     record.write(model);
     let made_for = made_for.unwrap_or_else(|| args.target.name().into());
     model.header.metadata.push((TARGET.into(), made_for));
+    if let Some(text) = recorded.or_else(|| told.map(|told| told.text())) {
+        model.header.metadata.push((OPTIONS.into(), text));
+    }
     Ok(())
+}
+
+/// What the user asked for, to be recorded.
+fn told(args: &Args, options: &Options) -> Told {
+    Told {
+        target: args.target.name().to_owned(),
+        opset: options.opset,
+        shapes: options.shapes.iter().map(|s| (s.name.clone(), s.dims.clone())).collect(),
+        dims: options.dims.iter().map(|d| (d.symbol.clone(), d.value)).collect(),
+        keep_dims: options.keep_dims.clone(),
+        passes: args.passes.clone(),
+        skip_passes: args.skip_passes.clone(),
+        fold_limit: options.fold_limit,
+        max_rewrites: options.max_rewrites,
+    }
 }
 
 fn say(args: &Args, out: &Output, report: &Report) -> Result<()> {

@@ -4,7 +4,7 @@
 //! up to which the outputs are equal. What stands on both sides of that one rewrite is then compared node by node, and
 //! the part that differs is cut out, with the numbers that go into it.
 
-use onnxfix_ir::{Model, Shape, Tensor, TensorType};
+use onnxfix_ir::{AttrValue, Model, Shape, Tensor, TensorType};
 use serde::Serialize;
 
 use super::compare::{self, Limits, Pair as Compared};
@@ -525,4 +525,51 @@ fn few(nodes: &[String]) -> String {
         text += &format!(" and {} more", nodes.len() - SHOWN);
     }
     text
+}
+
+/// Elements from which on a constant is a weight, and no number of the graph's arithmetic.
+const WEIGHT: u64 = 64;
+
+/// A model with random numbers in the place of its weights, of the same mean and deviation, for who may not show them.
+#[must_use]
+pub fn without_weights(model: &Model, seed: u64) -> Model {
+    let mut model = model.clone();
+    let mut random = samples::Random::new(seed);
+    let is_weight = |t: &Tensor| t.dtype.is_float() && t.len().is_ok_and(|len| len >= WEIGHT);
+    let constants: Vec<_> = model
+        .all_values()
+        .filter_map(|(id, value)| Some((id, value.tensor()?.clone())))
+        .filter(|(_, tensor)| is_weight(tensor))
+        .collect();
+    for (value, tensor) in constants {
+        if let Some(new) = random_like(&tensor, &mut random) {
+            model.set_tensor(value, new.into());
+        }
+    }
+    let nodes: Vec<_> = model.all_nodes().map(|(id, _)| id).collect();
+    for node in nodes {
+        let mut attrs = model[node].attrs.clone();
+        let mut changed = false;
+        for attr in &mut attrs.0 {
+            if let AttrValue::Tensor(tensor) = &mut attr.value
+                && is_weight(tensor)
+                && let Some(new) = random_like(tensor, &mut random)
+            {
+                (*tensor, changed) = (new.into(), true);
+            }
+        }
+        if changed {
+            *model.node_mut(node).attrs() = attrs;
+        }
+    }
+    model
+}
+
+fn random_like(tensor: &Tensor, random: &mut samples::Random) -> Option<Tensor> {
+    let numbers = tensor.to_floats()?;
+    let count = numbers.len() as f64;
+    let mean = numbers.iter().sum::<f64>() / count;
+    let deviation = (numbers.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / count).sqrt();
+    let drawn = numbers.iter().map(|_| mean + deviation * random.normal()).collect();
+    samples::Numbers::Floats(drawn).tensor(tensor.dtype, &tensor.dims)
 }

@@ -15,6 +15,7 @@
 pub mod bisect;
 mod compare;
 mod cut;
+mod given;
 mod half;
 mod interface;
 mod layers;
@@ -43,6 +44,7 @@ use run::{Plan, Runner};
 use samples::Sample;
 
 pub use compare::{Agreement, Element, Output, Padding};
+pub use given::Given;
 pub use half::{Half, Trouble};
 pub use interface::Change;
 pub use layers::{Layers, Value, Which};
@@ -93,6 +95,8 @@ pub struct Options {
     pub keep: Vec<String>,
     /// Which values along the way to compare as well.
     pub layers: Which,
+    /// What to run in place of generated samples.
+    pub given: Option<Given>,
 }
 
 impl Default for Options {
@@ -107,6 +111,7 @@ impl Default for Options {
             half: false,
             keep: Vec::new(),
             layers: Which::None,
+            given: None,
         }
     }
 }
@@ -177,6 +182,9 @@ pub enum VerifyError {
         #[source]
         source: EngineError,
     },
+    /// Results of somebody else cannot be used.
+    #[error("{0}")]
+    Results(String),
     /// The passes cannot run again.
     #[error("the passes cannot run on the source again: {0}")]
     Pipeline(String),
@@ -245,7 +253,8 @@ pub fn verify(
     let compared: HashSet<String> =
         weights.unchanged.into_iter().chain(recomputed.equal).chain(recomputed.tables).collect();
     report.inputs = coverage(&inputs, after, &dims, &samples, &compared);
-    report.runs = Some(Runs::new(&samples, &inputs, &dims, options.seed));
+    report.runs =
+        Some(Runs::new(&samples, &inputs, &dims, options.given.is_none().then_some(options.seed)));
 
     let context = Context { before, after, dims: &dims, samples: &samples, options };
     let mut source = context.run(Side::Before, Lowering::Kernels, progress, &mut report)?;
@@ -287,7 +296,69 @@ fn samples_of(
     options: &Options,
 ) -> Result<Vec<Sample>, VerifyError> {
     let inputs = roles::analyse(&before.model);
-    Ok(samples::generate(&inputs, dims, options.samples, options.seed))
+    match &options.given {
+        None => Ok(samples::generate(&inputs, dims, options.samples, options.seed)),
+        Some(given) => given::samples(given, &inputs, dims).ok_or_else(|| {
+            InputError::Undeclared { name: "of the samples".into(), what: "type that runs" }.into()
+        }),
+    }
+}
+
+/// An input as one run takes it: name, type of the optimized model, dimensions.
+pub type Slot = (String, DataType, Vec<i64>);
+
+/// What one run of both models takes.
+///
+/// # Errors
+/// When the shapes are not known, or the models have different inputs.
+pub fn slots(before: &Model, after: &Model, options: &Options) -> Result<Vec<Slot>, InputError> {
+    let (dims, _) = shapes::resolve(before, after, options)?;
+    let inputs = roles::inputs(after).into_iter().zip(dims);
+    let slot = |(v, dims): (ValueId, Vec<i64>)| {
+        (after[v].name().to_string(), after[v].dtype().unwrap_or(DataType::Float), dims)
+    };
+    Ok(inputs.map(slot).collect())
+}
+
+/// Reads what somebody else says of an output: of which run, its position, its name, and what the model gives.
+pub type Results<'a> = &'a dyn Fn(usize, usize, &str, &Tensor) -> Result<Tensor, String>;
+
+/// Compares what a model gives with results that somebody else produced from the same samples, called `name`.
+///
+/// # Errors
+/// When the model cannot be run, or results are missing.
+pub fn verify_results(
+    subject: &Subject,
+    name: &str,
+    options: &Options,
+    results: Results<'_>,
+    progress: &(dyn Fn(Step) + Sync),
+) -> Result<Report, VerifyError> {
+    let mut report = Report::new(subject, subject);
+    name.clone_into(&mut report.before);
+    report.results = true;
+    let (dims, notes) = shapes::resolve(&subject.model, &subject.model, options)?;
+    report.notes.extend(notes);
+    let inputs = roles::analyse(&subject.model);
+    let samples = samples_of(subject, &dims, options)?;
+    report.inputs = coverage(&inputs, subject, &dims, &samples, &HashSet::new());
+    report.runs =
+        Some(Runs::new(&samples, &inputs, &dims, options.given.is_none().then_some(options.seed)));
+    let context =
+        Context { before: subject, after: subject, dims: &dims, samples: &samples, options };
+    let ours = context.run(Side::After, Lowering::Kernels, progress, &mut report)?;
+    let names = interface::outputs(&subject.model);
+    let mut theirs = Vec::with_capacity(ours.len());
+    for (run, outputs) in ours.iter().enumerate() {
+        let read = names.iter().zip(outputs).enumerate();
+        let read = read.map(|(at, (name, tensor))| results(run, at, name, tensor));
+        theirs.push(read.collect::<Result<Vec<_>, _>>().map_err(VerifyError::Results)?);
+    }
+    report.outputs = context.compare(&theirs, &ours, context.limits(), &mut report);
+    if options.half {
+        report.half = Some(context.half(&theirs, progress, &mut report)?);
+    }
+    Ok(report.finish())
 }
 
 /// How closely the outputs of a model for its target are compared.
@@ -437,7 +508,8 @@ impl Context<'_> {
                 .collect();
             let change = pairs.iter().find_map(|p| interface::result(name, p.before, p.after));
             if change.is_none() && report.points.len() == slot {
-                report.points.extend(points::of(name, &pairs, &[]));
+                let names = self.options.given.as_ref().map_or(&[][..], |given| &given.names);
+                report.points.extend(points::of(name, &pairs, names));
             }
             match change {
                 None => outputs.push(compare::compare(name, &pairs, limits)),

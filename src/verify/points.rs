@@ -40,8 +40,8 @@ pub struct WorstSample {
     pub largest: Option<(usize, usize)>,
 }
 
-/// Takes an output apart. `names` has what each run was fed from, where that was a file.
-pub(super) fn of(output: &str, pairs: &[Pair<'_>], names: &[String]) -> Option<Points> {
+/// Takes an output apart. `names` has what the sequences of each run are called, where they were given.
+pub(super) fn of(output: &str, pairs: &[Pair<'_>], names: &[Vec<String>]) -> Option<Points> {
     let floats = |t: &Tensor| t.dtype.is_float().then(|| t.to_floats()).flatten();
     let (mut all, mut samples) = (Vec::new(), Vec::new());
     for (run, pair) in pairs.iter().enumerate() {
@@ -58,12 +58,8 @@ pub(super) fn of(output: &str, pairs: &[Pair<'_>], names: &[String]) -> Option<P
             }
             let difference =
                 before.iter().zip(after).map(|(b, a)| (b - a).abs()).fold(0.0, f64::max);
-            let what = names.get(run).map_or_else(
-                || kind.to_string(),
-                |name| {
-                    if rows > 1 { format!("{name}, sequence {row}") } else { name.clone() }
-                },
-            );
+            let name = names.get(run).and_then(|names| names.get(row));
+            let what = name.cloned().unwrap_or_else(|| kind.to_string());
             samples.push(WorstSample {
                 run,
                 row,

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use super::bisect::Bisection;
 use super::compare::Output;
 use super::half::Half;
 use super::interface::Change;
@@ -24,6 +25,9 @@ pub struct Report {
     pub after: String,
     /// The target that the optimized model says it was made for.
     pub target: Option<String>,
+    /// Whether results that somebody else produced stand in the place of the source.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub results: bool,
     /// Whether the models are equal in everything that was compared.
     pub equal: bool,
     /// What callers would notice.
@@ -44,6 +48,9 @@ pub struct Report {
     pub layers: Option<Layers>,
     /// Numbers of single samples, of every output.
     pub points: Vec<Points>,
+    /// The rewrite that makes an output differ, if it was looked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bisection: Option<Bisection>,
     /// The first value that differs, when an output does.
     pub first_difference: Option<FirstDifference>,
     /// What else there is to know.
@@ -65,12 +72,17 @@ pub struct Runs {
     pub single: usize,
     /// Sequences that are nothing but padding.
     pub empty: usize,
-    /// Seed of the samples.
-    pub seed: u64,
+    /// Seed of the samples; none where they were given.
+    pub seed: Option<u64>,
 }
 
 impl Runs {
-    pub(super) fn new(samples: &[Sample], inputs: &[Input], dims: &[Vec<i64>], seed: u64) -> Runs {
+    pub(super) fn new(
+        samples: &[Sample],
+        inputs: &[Input],
+        dims: &[Vec<i64>],
+        seed: Option<u64>,
+    ) -> Runs {
         let rows = || samples.iter().flat_map(|s| &s.rows);
         let count = |kind| rows().filter(|r| r.kind == kind).count();
         Runs {
@@ -139,6 +151,7 @@ impl Report {
             before: before.name.clone(),
             after: after.name.clone(),
             target: target.map(|(_, target)| target.clone()),
+            results: false,
             equal: false,
             interface: Vec::new(),
             weights: Weights::default(),
@@ -148,6 +161,7 @@ impl Report {
             half: None,
             layers: None,
             points: Vec::new(),
+            bisection: None,
             first_difference: None,
             notes: Vec::new(),
         }
@@ -176,7 +190,9 @@ impl Report {
         for change in &self.interface {
             line(&mut text, "interface", &change.to_string());
         }
-        self.weights_text(&mut text);
+        if !self.results {
+            self.weights_text(&mut text);
+        }
         for input in &self.inputs {
             line(&mut text, "input", &input.to_string());
         }
@@ -197,6 +213,9 @@ impl Report {
         }
         if let Some(first) = &self.first_difference {
             line(&mut text, "first", &first.to_string());
+        }
+        if let Some(found) = &self.bisection {
+            text += &found.text();
         }
         for note in &self.notes {
             line(&mut text, "note", note);
@@ -298,7 +317,11 @@ fn output_text(text: &mut String, label: &str, output: &Output) {
 impl std::fmt::Display for Runs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Runs { count, sequences, length, padded: (right, left), single, empty, seed } = self;
-        write!(f, "{count} with {sequences} sequences of {length} (seed {seed})")?;
+        write!(f, "{count} with {sequences} sequences of {length}")?;
+        match seed {
+            Some(seed) => write!(f, " (seed {seed})")?,
+            None => f.write_str(" from files")?,
+        }
         if right + left + single + empty > 0 {
             write!(
                 f,
@@ -318,8 +341,10 @@ impl std::fmt::Display for Coverage {
         }
         match meaning {
             Meaning::Ids { rows, read, compared, .. } => {
-                let all =
-                    if *compared { "all of them compared" } else { "the others were not compared" };
+                let all = match compared {
+                    true => "all of them compared",
+                    false => "the others were not compared",
+                };
                 write!(f, ": ids, {read} of {rows} rows read, {all}")
             }
             Meaning::Mask { patterns } => write!(f, ": mask, {patterns} patterns"),

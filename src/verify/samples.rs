@@ -309,10 +309,10 @@ pub(super) fn patterns(samples: &[Sample]) -> usize {
 }
 
 /// `SplitMix64`: a few lines, the same numbers on every machine, and good enough to draw test inputs.
-struct Random(u64);
+pub(super) struct Random(u64);
 
 impl Random {
-    fn new(seed: u64) -> Random {
+    pub(super) fn new(seed: u64) -> Random {
         Random(seed)
     }
 
@@ -332,7 +332,7 @@ impl Random {
     }
 
     /// A number from the standard normal distribution, by the Box–Muller transform.
-    fn normal(&mut self) -> f64 {
+    pub(super) fn normal(&mut self) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "53 bits are exact")]
         let mut uniform = || ((self.next() >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
         let (radius, angle) = (uniform(), uniform());
