@@ -237,7 +237,15 @@ fn insert_into(
             }
         }
         let mut after = Vec::new();
-        if !MOVES.contains(&node.op_type.as_str()) || is_kept {
+        let constant = node.attribute.iter_mut().find_map(|a| a.t.as_mut()).filter(|t| {
+            node.op_type == "Constant" && t.data_type == tensor_proto::DataType::Float as i32
+        });
+        let is_read_wide = node.output.iter().any(|name| read_wide.contains(name));
+        if let Some(tensor) = constant.filter(|_| !is_read_wide) {
+            let value = node.output.first().map_or("", String::as_str);
+            let site = sites.add(value, &node.name);
+            sites.0[site].counts.push(Arc::new(round_tensor(tensor)));
+        } else if !MOVES.contains(&node.op_type.as_str()) || is_kept {
             let maker = if node.name.is_empty() {
                 node.output.first().cloned().unwrap_or_default()
             } else {

@@ -44,7 +44,7 @@ pub enum Which {
 pub struct Layers {
     /// The run whose values these are.
     pub run: usize,
-    /// Values that both models have by name.
+    /// Floats that both models have by name.
     pub common: usize,
     /// Values among them that have other dimensions in the optimized model, and were not compared.
     pub reshaped: usize,
@@ -129,8 +129,13 @@ pub(super) fn compare(
         };
         let (theirs, ours) = (values(Side::Before, before)?, values(Side::After, after)?);
         for ((common, b), a) in part.into_iter().zip(theirs).zip(ours) {
+            if !b.dtype.is_float() || !a.dtype.is_float() {
+                // Nobody knew before that these are no numbers of the network.
+                layers.common -= 1;
+                continue;
+            }
             let Some(value) = value(&b, &a, &sample.rows, padding_counts) else {
-                layers.reshaped += usize::from(b.dtype.is_float());
+                layers.reshaped += 1;
                 continue;
             };
             let node = common.before;
@@ -237,8 +242,7 @@ fn depths(model: &Model) -> HashMap<NodeId, usize> {
 
 /// How two tensors compare, where their elements can be told to be the same ones.
 fn value(before: &Tensor, after: &Tensor, rows: &[Row], padding_counts: bool) -> Option<Value> {
-    if !regrouped(&before.dims, &after.dims) || !before.dtype.is_float() || !after.dtype.is_float()
-    {
+    if !regrouped(&before.dims, &after.dims) {
         return None;
     }
     let (b, a) = (before.to_floats()?, after.to_floats()?);

@@ -83,3 +83,19 @@ pub(super) fn of(output: &str, pairs: &[Pair<'_>], names: &[Vec<String>]) -> Opt
     let pairs = all.into_iter().step_by(step).filter(finite).collect();
     Some(Points { output: output.to_owned(), pairs, worst: samples })
 }
+
+impl std::fmt::Display for WorstSample {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let WorstSample { run, row, what, max_difference, relative, largest } = self;
+        write!(
+            f,
+            "run {run}, sequence {row} ({what}) by {max_difference:.1e} = {relative:.1e} of the spread"
+        )?;
+        match largest {
+            Some((before, after)) if before != after => {
+                write!(f, ", argmax {before} became {after}")
+            }
+            _ => Ok(()),
+        }
+    }
+}

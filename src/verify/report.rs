@@ -202,6 +202,15 @@ impl Report {
         for output in &self.outputs {
             output_text(&mut text, "output", output);
         }
+        for points in self.points.iter().filter(|points| !self.is_equal(&points.output)) {
+            let worst: Vec<String> =
+                points.worst.iter().take(WORST).map(ToString::to_string).collect();
+            line(
+                &mut text,
+                "worst",
+                &format!("samples of {}: {}", points.output, worst.join("; ")),
+            );
+        }
         if let Some(half) = &self.half {
             for output in &half.outputs {
                 output_text(&mut text, "in float16", output);
@@ -221,6 +230,10 @@ impl Report {
             line(&mut text, "note", note);
         }
         text
+    }
+
+    fn is_equal(&self, output: &str) -> bool {
+        self.outputs.iter().filter(|o| o.name == output).all(|o| o.equal)
     }
 
     fn weights_text(&self, text: &mut String) {
@@ -252,6 +265,9 @@ impl Report {
         }
     }
 }
+
+/// Samples that the text names of an output that differs; the JSON and the page have more.
+const WORST: usize = 3;
 
 fn line(text: &mut String, label: &str, rest: &str) {
     // Writing to a string cannot fail.

@@ -183,13 +183,15 @@ impl Page {
             Text(&points.output)
         ));
         self.open_chart("outputs before and after", "scatter");
+        self.line((LEFT, vertical(0.0)), (WIDTH - MARGIN, vertical(0.0)), "grid");
+        self.line((LEFT, vertical(0.0)), (LEFT, MARGIN), "grid");
         self.line((x(low), y(low)), (x(high), y(high)), "limit");
         for n in [low, f64::midpoint(low, high), high] {
             self.label((LEFT - 6.0, y(n) + 4.0), "end", &format!("{n:.2}"));
             self.label((x(n), HEIGHT - BOTTOM + 14.0), "middle", &format!("{n:.2}"));
         }
         self.label((WIDTH - MARGIN, HEIGHT - 4.0), "end", "before");
-        self.label((LEFT + 4.0, MARGIN + 8.0), "start", "after");
+        self.label((LEFT + 8.0, MARGIN + 4.0), "start", "after");
         for &(before, after) in &points.pairs {
             self.point((x(before), y(after)), "", &format!("{before:e} became {after:e}"));
         }
@@ -236,7 +238,7 @@ impl Page {
 
     fn label(&mut self, (x, y): (f64, f64), anchor: &str, text: &str) {
         self.add(format_args!(
-            "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{}</text>\n",
+            "<text x=\"{x:.1}\" y=\"{y:.1}\" class=\"{anchor}\">{}</text>\n",
             Text(text)
         ));
     }
