@@ -10,9 +10,7 @@ tools/bench/results/verify.json. Exit: 0 within the limits, 1 beyond one, 2 coul
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -22,20 +20,12 @@ import graph as graphs
 import inputs as meaningful
 import onnxruntime
 from errors import OracleError
+from measure import measure, settle
 from optimize import RESULTS, machine
 from tool import Onnxfix
 
 # What is asked of it: seconds to load, time relative to ONNX Runtime, memory relative to the larger file.
 LOAD, RATIO, MEMORY = 3.0, 2.0, 2.5
-
-
-def peak(command: list[str]) -> tuple[float, int, int]:
-    """Seconds, bytes and exit code of a process."""
-    start = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return time.monotonic() - start, usage.ru_maxrss * 1024, process.returncode
 
 
 def main() -> int:
@@ -70,6 +60,7 @@ def main() -> int:
     session.run(None, tensors)
     rounds = []
     for _ in range(arguments.rounds):
+        settle([out], arguments.scratch)
         bench = onnxfix.run("bench", out, "--loop", "3", "--json")
         if bench.exit != 0:
             print(f"verify: {bench.says}", file=sys.stderr)
@@ -88,14 +79,15 @@ def main() -> int:
     runs = []
     for what, more in (("outputs", []), ("layers", ["--layers"]), ("float16", ["--fp16"])):
         command = [str(onnxfix.binary), "verify", str(out), "--against", str(arguments.model), "-q", *more]
-        seconds, memory, code = peak(command)
-        runs.append({"what": what, "seconds": seconds, "memory": memory, "of_file": memory / largest, "exit": code})
+        settle([out, arguments.model], arguments.scratch)
+        runs.append({"what": what, **measure(command)})
+        runs[-1]["of_file"] = runs[-1]["peak_bytes"] / largest
     median = statistics.median
     print(f"load      {load:.2f} s (fastest {min(r['load'] for r in rounds):.2f} s; ONNX Runtime {ort_load:.2f} s)")
     tract, ort = ([s for r in rounds for s in r[engine]] for engine in ("tract", "ort"))
     print(f"sample    {median(tract):.3f} s, ONNX Runtime on one thread {median(ort):.3f} s: {ratio:.2f} of it")
     for run in runs:
-        print(f"verify    {run['what']:<8} {run['seconds']:.1f} s, {run['of_file']:.2f} of the larger file, exit {run['exit']}")
+        print(f"verify    {run['what']:<8} {run['wall_seconds']:.1f} s, {run['of_file']:.2f} of the larger file, exit {run['exit']}")
     figures = {
         "machine": machine(),
         "command": f"tools/bench/verify.py {arguments.model.name} --seq {arguments.seq} --rounds {arguments.rounds}",
