@@ -3,7 +3,8 @@
 //! The engine is the judge of what the passes did, so it shares nothing with them. It decodes the file with tract's own
 //! reader, its operators and shape inference are tract's, and no code of `onnxfix-ir` evaluates anything here; only the
 //! tensors that go in and come out are of that crate. What is done to a model before tract sees it is little and listed
-//! in `read`: calls of the model's own functions are replaced by their bodies.
+//! in `read`: calls of the model's own functions are replaced by their bodies. Large weights take a shorter way from the file
+//! (`weights`), and float16 is float32 that is rounded behind every node (`rounding`).
 //!
 //! tract's graph optimiser is not used but to measure it ([`Lowering::Optimizer`]). Choosing kernels ([`Lowering::Kernels`]) brings all of the speed on transformer
 //! models, while the rewrites before it fail on some valid graphs (a strided Slice behind a Reshape) and are one more
@@ -245,11 +246,11 @@ fn load(request: &Request<'_>) -> Result<Engine, EngineError> {
 
     let mut typed = model.into_typed().map_err(refused)?;
     let mut declared = Vec::with_capacity(names.len());
-    for slot in 0..names.len() {
+    for (slot, name) in names.iter().enumerate() {
         let fact = typed.output_fact(slot).map_err(refused)?;
         declared.push(match (request.lowering, fact.datum_type) {
             // Computed in float32 like everything, but the model declares float16.
-            (Lowering::Half, DatumType::F32) if halves.contains(&names[slot]) => DataType::Float16,
+            (Lowering::Half, DatumType::F32) if halves.contains(name) => DataType::Float16,
             (_, dtype) => tensor::from_datum_type(dtype)?,
         });
     }

@@ -399,10 +399,10 @@ fn round_all(numbers: &mut [f32], counts: &Counts) {
             let rounded = to_half(*x);
             let after = rounded.to_bits() & !SIGN;
             let finite = magnitude < INFINITE;
-            overflowed += u32::from(finite & (after == INFINITE));
+            overflowed += u32::from(finite && after == INFINITE);
             infinite += u32::from(magnitude == INFINITE);
             nan += u32::from(magnitude > INFINITE);
-            vanished += u32::from((magnitude != 0) & (after == 0));
+            vanished += u32::from(magnitude != 0 && after == 0);
             largest = largest.max(if finite { magnitude } else { 0 });
             *x = rounded;
         }

@@ -34,11 +34,11 @@ pub(crate) struct Args {
     against: Option<PathBuf>,
 
     /// How many sequences to run, at least.
-    #[arg(long, value_name = "N", default_value_t = Options::default().samples)]
+    #[arg(long, value_name = "N", default_value_t = Options::default().samples, help_heading = "Samples")]
     samples: usize,
 
     /// Seed of the samples.
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Samples")]
     seed: u64,
 
     /// Largest difference relative to the spread of an output [default: 1e-4, for 16-bit floats 1e-2].
@@ -50,12 +50,12 @@ pub(crate) struct Args {
     atol: f64,
 
     /// Run these instead of generated samples: .bin, .npy, .npz or .pb, in a folder for each input or as a list of files,
-    /// paired with the inputs as ais_bench does it.
+    /// paired with the inputs as `ais_bench` does it.
     #[arg(long, value_name = "PATHS", num_args = 1.., help_heading = "Samples")]
     input: Vec<PathBuf>,
 
     /// Compare with the results in this folder, which something else made of the same samples (ONNX Runtime, PyTorch, the
-    /// NPU), instead of with the source: NAME_0.npy or .bin for output 0 of sample NAME, as ais_bench writes them. What a
+    /// NPU), instead of with the source: `NAME_0.npy` or .bin for output 0 of sample NAME, as `ais_bench` writes them. What a
     /// chip made in float16 wants --rtol 5e-2.
     #[arg(
         long,
@@ -96,7 +96,7 @@ pub(crate) struct Args {
     #[arg(long)]
     fp16: bool,
 
-    /// Nodes that stay in float32 meanwhile: a file with a name to a line, as ATC's --keep_dtype takes it.
+    /// Nodes that stay in float32 meanwhile: a file with a name to a line, as ATC's `--keep_dtype` takes it.
     #[arg(long, value_name = "FILE", requires = "fp16")]
     keep_dtype: Option<PathBuf>,
 
@@ -157,11 +157,10 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
         read_samples(&args.input, &before.model, &after.model, &mut options)?;
     }
     options.layers = match args.layers {
-        Some(WhichLayers::None) => Which::None,
         Some(WhichLayers::Some) => Which::Some,
         Some(WhichLayers::All) => Which::All,
         None if Summary::of(&after.model).constant_bytes < CHEAP => Which::Some,
-        None => Which::None,
+        Some(WhichLayers::None) | None => Which::None,
     };
     let report = judge(&before, &after, &options, out)?;
     let found = match folder {
@@ -211,6 +210,9 @@ fn conclude(
         out.json(&report)?;
     } else {
         out.result(&report.text())?;
+    }
+    if let (Some(path), Some(0)) = (&args.keep_dtype, report.half.as_ref().map(|half| half.kept)) {
+        out.warn(&format!("{} names no node of {}", path.display(), report.after));
     }
     if let Some(folder) = folder {
         out.note(&format!(

@@ -520,11 +520,11 @@ impl Bisection {
 
 fn few(nodes: &[String]) -> String {
     const SHOWN: usize = 6;
-    let mut text = nodes.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
-    if nodes.len() > SHOWN {
-        text += &format!(" and {} more", nodes.len() - SHOWN);
+    let shown = nodes.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    match nodes.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
     }
-    text
 }
 
 /// Elements from which on a constant is a weight, and no number of the graph's arithmetic.

@@ -297,7 +297,9 @@ mod tests {
         let region = pair.region(0);
         assert_eq!((region.inputs.join(" "), region.outputs.join(" ")), ("a".into(), "b".into()));
         let ty = TensorType { dtype: DataType::Float, shape: Some(Shape::fixed(&[2])) };
-        let (before, after) = pair.cut(&region, &[ty.clone()], &[ty]).expect("well formed");
+        let (before, after) = pair
+            .cut(&region, std::slice::from_ref(&ty), std::slice::from_ref(&ty))
+            .expect("well formed");
         assert_eq!((before[before.root()].len(), after[after.root()].len()), (2, 3));
         assert_eq!(pair.region(1).outputs, ["d"]);
         assert_eq!(pair.changed().0, [r#"Add "b""#]);

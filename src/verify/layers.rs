@@ -487,7 +487,8 @@ mod tests {
         };
         let rows = [row(&[true, true, true]), row(&[true, false, false])];
         let tokens = |dims: &[i64]| -> Vec<bool> {
-            (0..dims.iter().product::<i64>() as usize).map(|i| is_token(i, dims, &rows)).collect()
+            let count = usize::try_from(dims.iter().product::<i64>()).expect("small");
+            (0..count).map(|i| is_token(i, dims, &rows)).collect()
         };
         assert_eq!(tokens(&[2, 3]), [true, true, true, true, false, false]);
         assert_eq!(tokens(&[6]), [true, true, true, true, false, false]);

@@ -74,7 +74,9 @@ pub(super) fn of(output: &str, pairs: &[Pair<'_>], names: &[Vec<String>]) -> Opt
     }
     let spread = spread(all.iter().map(|&(before, _)| before));
     if spread > 0.0 {
-        samples.iter_mut().for_each(|sample| sample.relative = sample.max_difference / spread);
+        for sample in &mut samples {
+            sample.relative = sample.max_difference / spread;
+        }
     }
     samples.sort_by(|a, b| b.max_difference.total_cmp(&a.max_difference));
     samples.truncate(WORST);

@@ -25,10 +25,9 @@ pub(crate) fn verification_page(report: &Report) -> String {
         Text(&report.after),
         Text(&report.before),
     ));
-    match report.equal {
-        true => page.badge("good", "equal on the CPU"),
-        false => page.badge("bad", "different"),
-    }
+    let (class, verdict) =
+        if report.equal { ("good", "equal on the CPU") } else { ("bad", "different") };
+    page.badge(class, verdict);
     if let Some(target) = &report.target {
         page.badge("", &format!("target {target}"));
     }
@@ -140,9 +139,10 @@ impl Page {
 
     fn half(&mut self, half: &Half) {
         self.add("<h3>In float16</h3>\n<p>");
-        match half.clean {
-            true => self.badge("good", "nothing overflows, and the outputs stay within the limit"),
-            false => self.badge("bad", "float16 does not hold what the model computes"),
+        if half.clean {
+            self.badge("good", "nothing overflows, and the outputs stay within the limit");
+        } else {
+            self.badge("bad", "float16 does not hold what the model computes");
         }
         self.add(format_args!("</p>\n<p class=\"dim\">{}.</p>\n", Text(half.note)));
         let all: Vec<(&str, &Trouble)> = [
