@@ -9,6 +9,8 @@ use onnxfix_ir::{Model, content_hash};
 use onnxfix_passes::{DimBinding, InputShape, Options, PassError, Pipeline};
 use serde::{Deserialize, Serialize};
 
+use crate::target::Target;
+
 /// Metadata key: path of the source, relative to the folder of the optimized model.
 pub const PATH: &str = "onnxfix.source.path";
 /// Metadata key: size of the source in bytes.
@@ -65,9 +67,9 @@ impl Told {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// The options of the pipeline.
+    /// The options of the pipeline for that target.
     #[must_use]
-    pub fn options(&self, static_shapes: bool) -> Options {
+    pub fn options(&self, target: Target) -> Options {
         let shape = |(name, dims): &(String, Vec<i64>)| InputShape {
             name: name.clone(),
             dims: dims.clone(),
@@ -78,7 +80,8 @@ impl Told {
             shapes: self.shapes.iter().map(shape).collect(),
             dims: self.dims.iter().map(dim).collect(),
             keep_dims: self.keep_dims.clone(),
-            static_shapes,
+            static_shapes: target.static_shapes(),
+            costs: target.costs().filter(|_| self.passes.is_none()),
             opset: self.opset,
             fold_limit: self.fold_limit,
             max_rewrites: self.max_rewrites,

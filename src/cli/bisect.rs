@@ -54,7 +54,7 @@ pub(super) fn run(search: &Search<'_>, report: &Report, out: &Output) -> Result<
     let target = Target::from_str(&told.target, false)
         .map_err(|_| anyhow::anyhow!("--bisect: this version has no target {:?}", told.target))?;
     let pipeline = told.pipeline(target.pipeline()?).context("--bisect")?;
-    let passes = told.options(target.static_shapes());
+    let passes = told.options(target);
     let remake = |source: &Model, most: Option<u64>| {
         let mut model = source.clone();
         let mut options = passes.clone();
