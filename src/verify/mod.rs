@@ -19,7 +19,6 @@ mod given;
 mod half;
 mod interface;
 mod layers;
-mod locate;
 pub(crate) mod measure;
 mod points;
 mod report;
@@ -47,8 +46,7 @@ pub use compare::{Agreement, Element, Output, Padding};
 pub use given::Given;
 pub use half::{Half, Trouble};
 pub use interface::Change;
-pub use layers::{Layers, Value, Which};
-pub use locate::FirstDifference;
+pub use layers::{FirstDifference, Layers, Value, Which};
 pub use points::{Points, WorstSample};
 pub use report::{Coverage, Meaning, Report, Runs};
 pub use weights::{Changed, Difference, Weights};
@@ -272,18 +270,21 @@ pub fn verify(
     }
     let worst = outputs.iter().find(|o| !o.equal);
     let run = worst.and_then(|o| o.worst.as_ref()).map_or(0, |w| w.run);
-    if options.layers != Which::None
+    // Where the models differ, somebody wants to know from where on.
+    let (which, lowering) = match worst {
+        Some(_) => (Which::All, Lowering::Plain),
+        None => (options.layers, Lowering::Kernels),
+    };
+    if which != Which::None
         && let Some(sample) = samples.get(run)
     {
-        progress(Step::Layers);
+        progress(if worst.is_some() { Step::Locate } else { Step::Layers });
         let limits = context.limits();
-        let (which, rtol, counts) = (options.layers, limits.rtol, limits.padding_counts);
-        report.layers =
-            Some(layers::compare(before, after, &dims, (run, sample), which, rtol, counts)?);
-    }
-    if worst.is_some() {
-        progress(Step::Locate);
-        report.first_difference = locate::locate(before, after, &dims, &samples[run])?;
+        let (sample, how) = ((run, sample), (which, lowering));
+        let layers =
+            layers::compare(before, after, &dims, sample, how, limits.rtol, limits.padding_counts)?;
+        report.first_difference = layers.first_difference().filter(|_| worst.is_some());
+        report.layers = Some(layers);
     }
     report.outputs = outputs;
     Ok(report.finish())

@@ -552,7 +552,7 @@ fn remade(source: &Model, most: Option<u64>) -> Result<bisect::Made, String> {
     let options = onnxfix_passes::Options {
         static_shapes: true,
         opset: Some(13),
-        dims: vec![dim("batch", 1), dim("seq", 32)],
+        dims: vec![dim("batch", 1)],
         max_rewrites: most,
         ..Default::default()
     };
