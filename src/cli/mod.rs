@@ -2,8 +2,10 @@
 
 mod atc;
 mod bench;
+mod bisect;
 mod completions;
 mod diff;
+mod files;
 mod inspect;
 mod optimize;
 mod output;
