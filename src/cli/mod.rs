@@ -5,15 +5,20 @@ mod bench;
 mod bisect;
 mod completions;
 mod diff;
+mod eval;
 mod files;
 mod inspect;
 mod optimize;
 mod output;
 mod passes;
+mod pipeline;
+mod predict;
+mod prepare;
 mod print;
 mod progress;
 mod shapes;
 mod single;
+mod texts;
 mod verify;
 
 use std::io::IsTerminal as _;
@@ -59,6 +64,10 @@ enum Command {
     Print(print::Args),
     Passes(passes::Args),
     Atc(atc::Args),
+    Prepare(prepare::Args),
+    Eval(eval::Args),
+    Predict(predict::Args),
+    Pipeline(pipeline::Args),
     Completions(completions::Args),
 }
 
@@ -87,6 +96,10 @@ pub fn main() -> ExitCode {
         Command::Print(args) => print::run(&args, &out),
         Command::Passes(args) => passes::run(&args, &out),
         Command::Atc(args) => atc::run(&args),
+        Command::Prepare(args) => prepare::run(&args, &out),
+        Command::Eval(args) => eval::run(&args, &out),
+        Command::Predict(args) => predict::run(&args, &out),
+        Command::Pipeline(args) => pipeline::run(&args, &out),
         Command::Completions(args) => completions::run(&args, &out),
     };
     match verdict {
