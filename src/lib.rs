@@ -3,10 +3,12 @@
 pub mod bench;
 pub mod cli;
 pub mod diff;
-pub mod engine;
 pub mod ranges;
 pub mod record;
 pub mod report;
 pub mod source;
 pub mod target;
 pub mod verify;
+
+/// The CPU engine.
+pub use onnxfix_engine as engine;
