@@ -228,7 +228,8 @@ fn input_shape(inputs: &[Shape]) -> Result<String, AtcError> {
 }
 
 /// A name that ATC takes for a file: letters, digits, `_`, `-`, `.` and Chinese characters; all else becomes `_`.
-pub(crate) fn file_name(name: &str) -> String {
+#[must_use]
+pub fn file_name(name: &str) -> String {
     let allowed = |c: char| {
         c.is_ascii_alphanumeric() || "_-.".contains(c) || ('\u{4e00}'..='\u{9fff}').contains(&c)
     };

@@ -22,7 +22,7 @@ mod plog;
 pub mod run;
 pub mod toolkit;
 
-pub use command::{Command, Job, Precision, Shape, default_jobs, shell_word};
+pub use command::{Command, Job, Precision, Shape, default_jobs, file_name, shell_word};
 pub use flags::Flags;
 pub use fusion::{Fusion, FusionKind, FusionPass};
 pub use machine::Machine;

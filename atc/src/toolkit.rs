@@ -58,8 +58,7 @@ fn locate(machine: &Machine, named: Option<&Path>) -> Result<(PathBuf, &'static 
         let path = &std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
         // A folder is as clear as the program in it.
         let inside = [path.join("bin/atc"), path.join("atc")];
-        let path =
-            inside.iter().find(|path| machine.is_program(path)).unwrap_or(path);
+        let path = inside.iter().find(|path| machine.is_program(path)).unwrap_or(path);
         if !machine.is_program(path) {
             return Err(AtcError::NotExecutable { path: path.to_path_buf() });
         }

@@ -84,7 +84,7 @@ pub fn main() -> ExitCode {
         Command::Diff(args) => diff::run(&args, &out),
         Command::Print(args) => print::run(&args, &out),
         Command::Passes(args) => passes::run(&args, &out),
-        Command::Atc(args) => atc::run(&args),
+        Command::Atc(args) => atc::run(&args, &out),
         Command::Completions(args) => completions::run(&args, &out),
     };
     match verdict {

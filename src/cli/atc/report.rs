@@ -1,0 +1,164 @@
+//! What is said of each model that was compiled, or was not.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use onnxfix_atc::run::{Failure, Outcome};
+use onnxfix_atc::{Fusion, Message, Said, Severity, codes};
+use serde::Serialize;
+
+use crate::report::bytes;
+
+/// What came of one model.
+#[derive(Debug, Serialize)]
+pub(super) struct Compiled {
+    /// Its name: `deberta_bs8`.
+    pub(super) name: String,
+    /// The file, where there is one.
+    pub(super) om: Option<PathBuf>,
+    /// Bytes of the file.
+    pub(super) size: u64,
+    /// The record beside it.
+    pub(super) manifest: Option<PathBuf>,
+    /// Why there is none.
+    pub(super) failures: Vec<Failure>,
+    /// Wall time of ATC in seconds.
+    pub(super) seconds: f64,
+    /// Errors, then warnings, each with its explanation.
+    pub(super) messages: Vec<Said>,
+    /// Fusions that ATC made.
+    pub(super) fusion: Option<Fusion>,
+    /// Last lines of level ERROR of ATC's log.
+    pub(super) log: Vec<String>,
+    /// The command, to be typed where the files are.
+    pub(super) command: String,
+    /// All that ATC printed, where it failed; or the work folder, where it was kept.
+    pub(super) kept: Option<PathBuf>,
+}
+
+/// All of a run.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    /// Version of this form.
+    pub(super) schema: u32,
+    /// The model that all were made from.
+    pub(super) source: PathBuf,
+    /// The chip.
+    pub(super) soc: String,
+    /// The preset of precision.
+    pub(super) precision: String,
+    /// The compiler, with the release of its toolkit.
+    pub(super) atc: PathBuf,
+    /// Release of its toolkit, where it is known.
+    pub(super) cann: Option<String>,
+    /// Whether it said that it only simulates.
+    pub(super) simulated: bool,
+    /// The models, in the order in which they were asked for.
+    pub(super) models: Vec<Compiled>,
+}
+
+/// Errors before warnings, with what is known of them.
+pub(super) fn explained(outcome: &Outcome) -> Vec<Said> {
+    let said =
+        |message: &Message| Said { message: message.clone(), explanation: codes::explain(message) };
+    let errors = outcome.of(Severity::Error).map(said);
+    errors.chain(outcome.of(Severity::Warning).map(said)).collect()
+}
+
+impl Report {
+    /// Whether every model was compiled.
+    pub(super) fn is_complete(&self) -> bool {
+        self.models.iter().all(|model| model.om.is_some())
+    }
+
+    /// For people.
+    pub(super) fn text(&self) -> String {
+        let mut text = String::new();
+        for model in &self.models {
+            model.write(&mut text, &self.soc, &self.precision);
+        }
+        if self.simulated {
+            text += "simulated ATC: no kernel was compiled\n";
+        }
+        text
+    }
+}
+
+impl Compiled {
+    fn write(&self, text: &mut String, soc: &str, precision: &str) {
+        let mut line = |name: &str, what: &str| {
+            // Writing to a text does not fail.
+            let _ = writeln!(text, "{name:<10} {what}");
+        };
+        match &self.om {
+            Some(om) => line(
+                "compiled",
+                &format!(
+                    "{} ({}, {soc}, {precision}, {:.1} s)",
+                    om.display(),
+                    bytes(self.size),
+                    self.seconds
+                ),
+            ),
+            None => {
+                let failures: Vec<String> = self.failures.iter().map(ToString::to_string).collect();
+                line("failed", &format!("{}: {}", self.name, failures.join("; ")));
+            }
+        }
+        if let Some(fusion) = &self.fusion
+            && self.om.is_some()
+        {
+            let passes: Vec<String> = fusion
+                .passes
+                .iter()
+                .filter(|pass| pass.effective > 0)
+                .map(|pass| format!("{} {}", pass.effective, pass.name))
+                .collect();
+            let passes = if passes.is_empty() { "none".to_owned() } else { passes.join(", ") };
+            line("  fusions", &passes);
+        }
+        // One explanation for all messages of a code.
+        let mut last: Option<&Said> = None;
+        for said in &self.messages {
+            let Message { code, text: what, trace, .. } = &said.message;
+            line(&format!("  {code}"), what);
+            // Traces end in places of ATC's own source, which help nobody here.
+            let named = trace.iter().filter(|line| !line.contains("[FUNC:"));
+            named.take(8).for_each(|more| line("", more));
+            let is_new = last.is_none_or(|last| last.explanation != said.explanation);
+            match said.explanation {
+                Some(explanation) if is_new => {
+                    let unsure = if explanation.confirmed { "" } else { " (not confirmed)" };
+                    line("    means", &explanation.means);
+                    line("    cause", &format!("{}{unsure}", explanation.cause));
+                    line("    cure", &explanation.cure);
+                    if !explanation.passes.is_empty() {
+                        line("    passes", &explanation.passes.join(", "));
+                    }
+                    if !explanation.flags.is_empty() {
+                        line("    flags", &explanation.flags.join(", "));
+                    }
+                }
+                Some(_) => {}
+                None => {
+                    let about =
+                        codes::family(code).unwrap_or("something that this program does not know");
+                    line("    about", about);
+                    if let Some(solution) = &said.message.solution {
+                        line("    cure", &format!("{solution} (ATC's own words)"));
+                    }
+                }
+            }
+            last = Some(said);
+        }
+        for entry in &self.log {
+            line("  log", entry);
+        }
+        if self.om.is_none() {
+            line("  command", &self.command);
+        }
+        if let Some(kept) = &self.kept {
+            line("  kept", &kept.display().to_string());
+        }
+    }
+}
