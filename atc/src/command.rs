@@ -157,7 +157,7 @@ impl Command {
                 return Err(AtcError::NoFlag { flag, needed_for: job.precision.to_string() });
             }
             made.push(("keep_dtype", KEEP.into()));
-            files.push((KEEP.into(), job.keep.iter().map(|node| format!("{node}\n")).collect()));
+            files.push((KEEP.into(), job.keep.join("\n") + "\n"));
         }
         // The default kernel of a GELU is the precise one; the fast one is what Huawei's own BERT samples ask for.
         if job.gelu && flags.has("op_select_implmode") && flags.has("optypelist_for_implmode") {
@@ -177,10 +177,11 @@ impl Command {
             return Err(AtcError::NoFlag { flag: (*unknown).to_owned(), needed_for });
         }
         let precisions = ["precision_mode", "precision_mode_v2"];
-        made.retain(|(flag, _)| {
-            !own.contains(flag)
-                && !(precisions.contains(flag) && own.iter().any(|own| precisions.contains(own)))
-        });
+        // The two flags of precision exclude each other.
+        let own_precision = own.iter().any(|own| precisions.contains(own));
+        let replaced =
+            |flag: &str| own.contains(&flag) || (own_precision && precisions.contains(&flag));
+        made.retain(|(flag, _)| !replaced(flag));
         let arguments = made.into_iter().map(|(flag, value)| format!("--{flag}={value}"));
         let mut environment = toolkit.environment.clone();
         environment.push(("TE_PARALLEL_COMPILER".into(), job.compilers.to_string()));

@@ -163,7 +163,7 @@ fn listen(
     let mut shown = [0, 0];
     let mut timed_out = false;
     loop {
-        let left = deadline.map_or(Duration::from_secs(3600), |deadline| {
+        let left = deadline.map_or(Duration::from_hours(1), |deadline| {
             deadline.saturating_duration_since(Instant::now())
         });
         match chunks.recv_timeout(left) {
@@ -261,7 +261,7 @@ fn find_om(folder: &Path, output: &str) -> Option<PathBuf> {
     let bound = |name: &str| {
         name.strip_prefix(output)
             .and_then(|rest| rest.strip_prefix("_linux_"))
-            .is_some_and(|rest| rest.ends_with(".om"))
+            .is_some_and(|arch| arch.strip_suffix(".om").is_some())
     };
     entries.map(|entry| entry.path()).find(|path| {
         path.file_name().is_some_and(|name| bound(&name.to_string_lossy())) && path.is_file()

@@ -60,9 +60,9 @@ fn locate(machine: &Machine, named: Option<&Path>) -> Result<(PathBuf, &'static 
         let inside = [path.join("bin/atc"), path.join("atc")];
         let path = inside.iter().find(|path| machine.is_program(path)).unwrap_or(path);
         if !machine.is_program(path) {
-            return Err(AtcError::NotExecutable { path: path.to_path_buf() });
+            return Err(AtcError::NotExecutable { path: path.clone() });
         }
-        return Ok((path.to_path_buf(), "--atc"));
+        return Ok((path.clone(), "--atc"));
     }
     let mut looked_at = Vec::new();
     for variable in HOMES {

@@ -4,6 +4,7 @@ mod atc;
 mod bench;
 mod completions;
 mod diff;
+mod doctor;
 mod inspect;
 mod optimize;
 mod output;
@@ -23,7 +24,7 @@ use tracing_subscriber::EnvFilter;
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done; for verify: equal; for diff: the same; for inspect: nothing that the target refuses or runs badly
-  1  it ran and the answer is no: the models differ, or the target has something against the model
+  1  it ran and the answer is no: the models differ, or the target, its compiler or this machine has something against it
   2  it could not run: wrong usage, unreadable file, impossible shapes
 
 Start with:
@@ -56,7 +57,8 @@ enum Command {
     Diff(diff::Args),
     Print(print::Args),
     Passes(passes::Args),
-    Atc(atc::Args),
+    Atc(Box<atc::Args>),
+    Doctor(doctor::Args),
     Completions(completions::Args),
 }
 
@@ -85,6 +87,7 @@ pub fn main() -> ExitCode {
         Command::Print(args) => print::run(&args, &out),
         Command::Passes(args) => passes::run(&args, &out),
         Command::Atc(args) => atc::run(&args, &out),
+        Command::Doctor(args) => doctor::run(&args, &out),
         Command::Completions(args) => completions::run(&args, &out),
     };
     match verdict {

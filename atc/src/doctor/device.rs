@@ -33,25 +33,21 @@ fn driver(cx: &mut Cx<'_>) {
     };
     let (driver, firmware) = (version("driver"), version("firmware"));
     let place = home.join("driver");
-    match driver {
-        Some(version) => {
-            cx.find("driver", Status::Ok, format!("{version} ({})", place.display()))
-                .only_for(Purpose::Run);
-        }
-        None => {
-            let mounted = format!(
+    if let Some(version) = driver {
+        cx.find("driver", Status::Ok, format!("{version} ({})", place.display()))
+            .only_for(Purpose::Run);
+    } else {
+        let cure = if cx.in_container {
+            format!(
                 "start the container with -v {0}/lib64:{0}/lib64 -v {0}/version.info:{0}/version.info and the device files",
                 place.display()
-            );
-            let cure = if cx.in_container {
-                mounted
-            } else {
-                "install driver and firmware of the NPU (not needed for compiling)".to_owned()
-            };
-            cx.find("driver", Status::Problem, format!("there is none in {}", place.display()))
-                .only_for(Purpose::Run)
-                .cured_by(cure);
-        }
+            )
+        } else {
+            "install driver and firmware of the NPU (not needed for compiling)".to_owned()
+        };
+        cx.find("driver", Status::Problem, format!("there is none in {}", place.display()))
+            .only_for(Purpose::Run)
+            .cured_by(cure);
     }
     // In a container the host has it.
     match firmware {

@@ -25,11 +25,7 @@ pub(super) fn check(cx: &mut Cx<'_>, found: Result<Toolkit, AtcError>) {
         Ok(toolkit) => {
             let version = toolkit.version.clone().unwrap_or_else(|| "of unknown release".into());
             let home = toolkit.home.as_deref().unwrap_or(&toolkit.atc).display().to_string();
-            cx.find(
-                "toolkit",
-                Status::Ok,
-                format!("{version} ({home}, found by {})", toolkit.found_by),
-            );
+            cx.find("toolkit", Status::Ok, format!("{version} ({home}, {})", toolkit.found_by));
             cx.toolkit = Some(toolkit);
         }
         Err(error) => {
@@ -149,20 +145,22 @@ fn operators(cx: &mut Cx<'_>, home: &Path) {
     let known = cx.machine.list(&configs);
     let families: Vec<String> = cx.smi.chips.iter().map(|chip| family(&chip.soc())).collect();
     let missing: Vec<&String> = families.iter().filter(|f| !known.contains(f)).collect();
-    let known = if known.is_empty() { "no chip".to_owned() } else { known.join(", ") };
-    match missing.first() {
-        Some(family) => cx
-            .find("operators", Status::Problem, format!("none for {family}; there are those for {known}"))
-            .only_for(Purpose::Compile)
-            .cured_by("install the operator package (ops) of the chip: from CANN 8.5 on each chip has its own"),
-        None if known == "no chip" => cx
-            .find("operators", Status::Problem, format!("no chip has operators in {}", configs.display()))
-            .only_for(Purpose::Compile)
-            .cured_by("install the operator package (ops) of the chip: from CANN 8.5 on each chip has its own"),
-        None => {
-            cx.find("operators", Status::Ok, format!("for {known}")).only_for(Purpose::Compile)
+    let cure =
+        "install the operator package (ops) of the chip: from CANN 8.5 on each chip has its own";
+    let (status, what) = match missing.first() {
+        _ if known.is_empty() => {
+            (Status::Problem, format!("no chip has operators in {}", configs.display()))
         }
+        Some(family) => (
+            Status::Problem,
+            format!("none for {family}; there are those for {}", known.join(", ")),
+        ),
+        None => (Status::Ok, format!("for {}", known.join(", "))),
     };
+    let finding = cx.find("operators", status, what).only_for(Purpose::Compile);
+    if status == Status::Problem {
+        finding.cured_by(cure);
+    }
 }
 
 fn variables(cx: &mut Cx<'_>, home: &Path) {

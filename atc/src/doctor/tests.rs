@@ -92,7 +92,23 @@ fn a_whole_machine_is_healthy() {
     let root = whole();
     let found = examine(&machine(&root, &[]), &Questions::default());
     assert!(found.is_healthy(), "{}", found.text());
-    insta::assert_snapshot!(found.text(), @"");
+    insta::assert_snapshot!(found.text(), @r"
+    ok       driver       23.0.5 (/usr/local/Ascend/driver)
+    ok       firmware     7.1.0.7.220
+    ok       device files /dev/davinci0 and what they share, open for this user
+    ok       chip         NPU 0 chip 0: Ascend310P3, health OK, 42 °C, 1074 of 21534 MB in use
+    ok       chip         NPU 5 chip 0: Ascend310P3, health OK, 51 °C, 1852 of 44280 MB in use
+    ok       chip         NPU 5 chip 1: Ascend310P3, health OK, 50 °C, 1852 of 43693 MB in use
+    ok       toolkit      8.1.RC1 (/usr/local/Ascend/ascend-toolkit/latest, usual place)
+    ok       packages     opp 7.7.0.1.238, runtime 7.7.0.1.238
+    ok       operators    for ascend310p
+    note     environment  set_env.sh was not sourced; onnxfix gives it to ATC itself
+    ok       AscendCL     /usr/local/Ascend/ascend-toolkit/latest/lib64/libascendcl.so
+    note     libraries    /usr/local/Ascend/driver/lib64/driver is not on LD_LIBRARY_PATH; onnxfix adds it for itself
+    ok       python       3.9.2 (/usr/bin/python3)
+    compile  yes
+    run      yes
+    ");
 }
 
 #[test]
@@ -144,7 +160,11 @@ fn chips_that_are_not_well() {
         "/usr/local/bin/npu-smi",
         &format!("#!/bin/sh\n/bin/cat <<'TABLE'\n{smi}TABLE\n"),
     );
-    insta::assert_snapshot!(against(&root, &[]), @"");
+    insta::assert_snapshot!(against(&root, &[]), @r"
+    Warning chip: NPU 5 chip 0: Ascend310P3, health Warning, 51 °C, 1852 of 44280 MB in use
+    Warning chip: NPU 5 chip 1: Ascend310P3, health Warning, 50 °C, 43000 of 43693 MB in use
+    Warning chip memory: NPU 5 chip 1: Ascend310P3 has 693 MB free
+    ");
     add(
         root.path(),
         "/usr/local/bin/npu-smi",
@@ -161,7 +181,10 @@ fn mixed_releases_and_stand_ins_on_the_library_path() {
     add(root.path(), &format!("{old}/ascend_toolkit_install.info"), "version=6.0.1\n");
     add(root.path(), &format!("{HOME}/devlib/libascendcl.so"), "");
     let path = format!("{old}/lib64:{HOME}/devlib:{HOME}/lib64");
-    insta::assert_snapshot!(against(&root, &[("LD_LIBRARY_PATH", &path)]), @"");
+    insta::assert_snapshot!(against(&root, &[("LD_LIBRARY_PATH", &path)]), @r"
+    Problem libraries: LD_LIBRARY_PATH mixes releases: 6.0.1 (/usr/local/Ascend/ascend-toolkit/6.0.1/lib64), 8.1.RC1 (/usr/local/Ascend/ascend-toolkit/latest/devlib)
+    Problem AscendCL: /usr/local/Ascend/ascend-toolkit/latest/devlib/libascendcl.so is a stand-in for compiling programs; running with it gives error 100039
+    ");
 }
 
 #[test]
@@ -179,7 +202,12 @@ fn what_atc_needs() {
     let root = whole();
     add(root.path(), "/usr/bin/python3", "#!/bin/sh\nprintf '3.6.9\\ndecorator\\nsympy\\n'\n");
     fs::remove_dir_all(root.path().join(&HOME[1..]).join("opp/built-in")).unwrap();
-    insta::assert_snapshot!(against(&root, &[("ASCEND_HOME_PATH", "/gone")]), @"");
+    insta::assert_snapshot!(against(&root, &[("ASCEND_HOME_PATH", "/gone")]), @r"
+    Problem operators: no chip has operators in /usr/local/Ascend/ascend-toolkit/latest/opp/built-in/op_impl/ai_core/tbe/config
+    Problem environment: ASCEND_HOME_PATH is /gone, which is not there
+    Warning python: 3.6.9 (/usr/bin/python3): ATC is for 3.7.5 to 3.11
+    Problem python: it lacks decorator, sympy
+    ");
 }
 
 #[test]

@@ -173,13 +173,16 @@ pub(crate) fn compile(request: &Request, release: &Release) -> Result<Compiled, 
     Ok(Compiled { onnx, warnings, fusions: fusion::count(&model), operators })
 }
 
+/// A part of the compilation: the errors that end it there.
+type Stage<'a> = &'a dyn Fn(&mut Model) -> Vec<Problem>;
+
 /// Errors and warnings about a model, in the order of ATC's stages: a stage that fails ends it. The model gets its shapes.
 pub fn problems(
     model: &mut Model,
     request: &Request,
     release: &Release,
 ) -> (Vec<Problem>, Vec<Problem>) {
-    let stages: [&dyn Fn(&mut Model) -> Vec<Problem>; 4] = [
+    let stages: [Stage<'_>; 4] = [
         &|model| graph(model, release),
         &|model| parse(model, release),
         &|model| inputs(model, request),

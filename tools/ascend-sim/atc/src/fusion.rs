@@ -43,7 +43,7 @@ fn producer(model: &Model, node: &Node, slot: usize) -> Option<NodeId> {
     model.producer(node.input(slot)?)
 }
 
-/// Pow, ReduceMean, Add, Sqrt, Div: each read by the next one only.
+/// `Pow`, `ReduceMean`, `Add`, `Sqrt`, `Div`: each read by the next one only.
 fn is_layer_norm(model: &Model, sqrt: NodeId) -> bool {
     let is = |node: Option<NodeId>, name: &str| node.filter(|&n| model[n].op().is(name));
     let walk = || {

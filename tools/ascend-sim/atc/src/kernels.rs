@@ -13,7 +13,7 @@ use crate::Problem;
 const NO_INT64: [&str; 9] = ["Div", "Expand", "Pad", "CumSum", "Pow", "Mod", "Abs", "Neg", "Sign"];
 /// Operators without any AI Core kernel.
 const AI_CPU: [&str; 4] = ["ScatterElements", "IsNaN", "Xor", "NonZero"];
-/// Bytes of data and number of indices from which on a GatherElements along another axis goes to the AI CPU.
+/// Bytes of data and number of indices from which on a `GatherElements` along another axis goes to the AI CPU.
 const GATHER: (i64, i64) = (3000 * 1024, 2048);
 
 /// Errors and warnings about the operators of a model whose types are known.
@@ -70,7 +70,7 @@ fn steps(model: &Model, node: &Node) -> Vec<i64> {
     node.input(4).and_then(|v| model.constant(v)).and_then(|t| t.to_ints()).unwrap_or_default()
 }
 
-/// Whether a GatherElements is too large for the AI Cores: along its last axis, with all other axes alike, it never is.
+/// Whether a `GatherElements` is too large for the AI Cores: along its last axis, with all other axes alike, it never is.
 fn gathers_badly(model: &Model, node: &Node) -> bool {
     let dims = |slot: usize| node.input(slot).and_then(|value| model[value].dims());
     let (Some(data), Some(indices)) = (dims(0), dims(1)) else { return false };

@@ -24,7 +24,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 pub use self::compile::{Problem, Request, problems};
-pub use self::parsers::is_registered;
+pub use self::parsers::{is_registered, operators};
 pub use self::release::Release;
 
 /// A way to go wrong that has nothing to do with the model.
@@ -108,7 +108,7 @@ pub fn main(arguments: &[String]) -> ExitCode {
         Some(Fault::Crash) => std::process::abort(),
         Some(Fault::Killed) => kill(),
         Some(Fault::Hang) => loop {
-            std::thread::sleep(Duration::from_secs(60));
+            std::thread::sleep(Duration::from_mins(1));
         },
         Some(Fault::NoPython) => {
             let text = "Python module [decorator] cannot be imported: No module named 'decorator'";

@@ -11,14 +11,14 @@ const FLAGS: &str =
 
 /// Runs the program on a graph of opset 13 in a folder of its own.
 fn atc_with(graph: &str, flags: &str, variables: &[(&str, &str)]) -> (Output, tempfile::TempDir) {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("a temporary folder");
     let model = if graph.starts_with('<') {
         graph.to_owned()
     } else {
         format!("<ir_version: 8, opset_import: [\"\" : 13]>\n{graph}")
     };
     let model = text::parse(&model).unwrap_or_else(|error| panic!("{}", error.render(&model)));
-    store(&model, &folder.path().join("m.onnx"), &StoreOptions::default()).unwrap();
+    store(&model, &folder.path().join("m.onnx"), &StoreOptions::default()).expect("a model");
     let output = Command::new(env!("CARGO_BIN_EXE_atc"))
         .args(FLAGS.split(' ').chain(flags.split(' ').filter(|flag| !flag.is_empty())))
         .current_dir(folder.path())
@@ -26,7 +26,7 @@ fn atc_with(graph: &str, flags: &str, variables: &[(&str, &str)]) -> (Output, te
         .env_remove("ASCEND_SIM_RELEASE")
         .envs(variables.iter().copied())
         .output()
-        .unwrap();
+        .expect("the program starts");
     (output, folder)
 }
 
@@ -49,7 +49,7 @@ fn a_good_model_becomes_an_om() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}");
     assert!(text.contains("ATC run success") && text.contains("simulated"), "{text}");
-    let om = ascend_sim_om::read(&folder.path().join("m.om")).unwrap();
+    let om = ascend_sim_om::read(&folder.path().join("m.om")).expect("an .om");
     assert_eq!(
         (om.description.soc.as_str(), om.description.release.as_str()),
         ("Ascend310P3", "8.1.RC1")
@@ -63,7 +63,7 @@ fn gears_need_an_open_batch() {
     let graph = "g (float[N,3] x) => (float[N,3] y) { y = Relu (x) }";
     let (output, folder) = atc(graph, "--input_shape=x:-1,3 --dynamic_batch_size=1,4");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-    let om = ascend_sim_om::read(&folder.path().join("m.om")).unwrap();
+    let om = ascend_sim_om::read(&folder.path().join("m.om")).expect("an .om");
     assert_eq!(om.description.gears, [1, 4]);
     for (flags, code) in [
         ("--input_shape=x:2,3 --dynamic_batch_size=1,4", "E10031"),
@@ -136,14 +136,14 @@ fn has_log(folder: &Path) -> bool {
 #[test]
 fn a_truncated_model_is_refused() {
     let (_, folder) = atc(RELU, "");
-    let whole = fs::read(folder.path().join("m.onnx")).unwrap();
-    fs::write(folder.path().join("m.onnx"), &whole[..whole.len() / 2]).unwrap();
+    let whole = fs::read(folder.path().join("m.onnx")).expect("the model");
+    fs::write(folder.path().join("m.onnx"), &whole[..whole.len() / 2]).expect("half of it");
     let output = Command::new(env!("CARGO_BIN_EXE_atc"))
         .args(FLAGS.split(' '))
         .current_dir(folder.path())
         .env("ASCEND_PROCESS_LOG_PATH", folder.path().join("log"))
         .output()
-        .unwrap();
+        .expect("the program starts");
     assert_eq!(codes(&output), ["E10041"]);
 }
 

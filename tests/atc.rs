@@ -1,0 +1,222 @@
+//! Compiling with ATC, where ATC is the stand-in of `tools/ascend-sim`.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
+
+use common::{Folder, Ran, fixture};
+use serde_json::Value;
+
+/// The stand-in, built with the cargo that builds this test, into the same folder.
+static ATC: LazyLock<PathBuf> = LazyLock::new(|| {
+    let program = Path::new(env!("CARGO_BIN_EXE_onnxfix"));
+    let target = program.ancestors().nth(2).expect("a target folder");
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--release", "--locked", "--package", "ascend-sim-atc", "--target-dir"])
+        .arg(target)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()
+        .expect("cargo starts");
+    assert!(built.success(), "the stand-in is built");
+    target.join("release/atc")
+});
+
+/// Runs `onnxfix atc` with the stand-in, which gets these variables.
+#[track_caller]
+fn atc_with(folder: &Folder, line: &str, variables: &[(&str, &str)]) -> Ran {
+    let atc = ATC.to_string_lossy();
+    let args: Vec<&str> =
+        ["atc", "--atc", &atc].into_iter().chain(line.split_whitespace()).collect();
+    let mut command = folder.command(&args);
+    command.env_remove("ASCEND_SIM_ATC_FAULT").env_remove("ASCEND_SIM_RELEASE");
+    command.envs(variables.iter().copied());
+    folder.ran(command, &args)
+}
+
+#[track_caller]
+fn atc(folder: &Folder, line: &str) -> Ran {
+    atc_with(folder, line, &[])
+}
+
+fn deberta() -> Folder {
+    let folder = Folder::new();
+    std::fs::copy(fixture("deberta_v3_tiny.onnx"), folder.path("deberta.onnx")).expect("a fixture");
+    folder
+}
+
+fn om(folder: &Folder, name: &str) -> ascend_sim_om::Om {
+    ascend_sim_om::read(&folder.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// Names of the files in a folder.
+fn names(folder: &Folder) -> Vec<String> {
+    folder.files().into_keys().collect()
+}
+
+/// The shape of the first input of a compiled model.
+fn shape(om: &ascend_sim_om::Om) -> String {
+    let model = onnxfix_ir::from_bytes(om.onnx.clone(), None, &onnxfix_ir::LoadOptions::default());
+    let model = model.expect("the model inside").model;
+    let input = model[model.root()].inputs()[0];
+    model[input].ty.as_ref().expect("a type").to_string()
+}
+
+#[test]
+fn six_batches_from_one_source() {
+    let folder = deberta();
+    let ran = atc(&folder, "deberta.onnx --soc Ascend310P3 --batch 1,4,8,16,32,64").exits(0);
+    for batch in [1, 4, 8, 16, 32, 64] {
+        let om = om(&folder, &format!("deberta_bs{batch}.om"));
+        assert_eq!(shape(&om), format!("int32[{batch},32]"));
+        assert_eq!(om.description.soc, "Ascend310P3");
+        assert!(ran.out.contains(&format!("deberta_bs{batch}.om (")), "{}", ran.out);
+    }
+    // 5 normalizations and 2 GELUs of two layers: written so that ATC finds them.
+    assert!(ran.out.contains("2 GeluONNXFusionPass, 5 LayerNormONNXFusionPass"), "{}", ran.out);
+    assert!(ran.out.ends_with("simulated ATC: no kernel was compiled\n"), "{}", ran.out);
+    // Nothing else: the model, and an .om with its record for each batch.
+    assert_eq!(names(&folder).len(), 13, "{:?}", names(&folder));
+    let record: Value = serde_json::from_slice(&folder.read("deberta_bs8.om.json")).expect("JSON");
+    assert_eq!(record["inputs"][0]["shape"], serde_json::json!([8, 32]));
+    assert_eq!(record["atc"]["simulated"], true);
+    assert_eq!(record["source"]["path"], "deberta.onnx");
+}
+
+#[test]
+fn an_optimized_model_leads_to_its_source() {
+    let folder = deberta();
+    folder.run("optimize deberta.onnx --dim batch=3").exits(0);
+    // Without a batch it is that of the optimized model.
+    atc(&folder, "").exits(0);
+    assert_eq!(shape(&om(&folder, "deberta_bs3.om")), "int32[3,32]");
+    atc(&folder, "deberta.opt.onnx --batch 2 -o two.om").exits(0);
+    assert_eq!(shape(&om(&folder, "two.om")), "int32[2,32]");
+    folder.write("deberta.onnx", b"something else");
+    atc(&folder, "").exits(2).says(&["the source of deberta.opt.onnx"]);
+    std::fs::remove_file(folder.path("deberta.onnx")).expect("it is there");
+    atc(&folder, "").exits(2).says(&["the source of deberta.opt.onnx is gone"]);
+}
+
+#[test]
+fn gears_and_buckets() {
+    let folder = deberta();
+    atc(&folder, "deberta.onnx --dynamic-batch 1,4,8").exits(0);
+    let dynamic = om(&folder, "deberta_dyn.om");
+    assert_eq!(dynamic.description.gears, [1, 4, 8]);
+    assert_eq!(shape(&dynamic), "int32[batch,32]");
+
+    let folder = Folder::new();
+    std::fs::copy(fixture("convbert_tiny.onnx"), folder.path("convbert.onnx")).expect("a fixture");
+    atc(&folder, "convbert.onnx --batch 8 --buckets 16,32").exits(0);
+    assert_eq!(shape(&om(&folder, "convbert_bs8_seq16.om")), "int32[8,16]");
+    assert_eq!(shape(&om(&folder, "convbert_bs8_seq32.om")), "int32[8,32]");
+    atc(&folder, "convbert.onnx --batch 8").exits(2).says(&["--dim seq="]);
+}
+
+#[test]
+fn a_refusal_is_explained_and_the_others_stay() {
+    let folder = deberta();
+    let fault = [("ASCEND_SIM_ATC_FAULT", "no-python@deberta_bs4")];
+    let ran = atc_with(&folder, "deberta.onnx --batch 1,4 --soc Ascend310P3", &fault).exits(1);
+    assert!(folder.path("deberta_bs1.om").exists() && !folder.path("deberta_bs4.om").exists());
+    for part in [
+        "failed     deberta_bs4: ATC ended with exit code 1",
+        "E40020",
+        "means    Python is missing, too old, or lacks a module",
+        "cure ",
+        "log      [ERROR] GE(",
+        "command ",
+        "kept     ./deberta_bs4.atc.log",
+    ] {
+        assert!(
+            ran.out
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" ")
+                .contains(&part.split_whitespace().collect::<Vec<_>>().join(" ")),
+            "no {part:?} in {}",
+            ran.out
+        );
+    }
+    let ran = atc_with(&folder, "deberta.onnx --batch 1,4 --json", &fault).exits(1);
+    let report: Value = serde_json::from_str(&ran.out).expect("JSON");
+    assert_eq!(report["models"][1]["messages"][0]["code"], "E40020");
+    assert_eq!(report["models"][1]["messages"][0]["explanation"]["confirmed"], true);
+}
+
+#[test]
+fn only_code_line_and_file_together_are_a_success() {
+    for (fault, why) in [
+        ("exit-code", "exit code 1"),
+        ("no-success-line", "did not say"),
+        ("no-file", "wrote no .om file"),
+        ("half-file", "truncated"),
+        ("crash", "signal 6"),
+        ("killed", "memory runs out"),
+    ] {
+        let folder = deberta();
+        let ran = atc_with(&folder, "deberta.onnx", &[("ASCEND_SIM_ATC_FAULT", fault)]).exits(1);
+        assert!(ran.out.contains(why), "{fault}: {}", ran.out);
+        assert!(!names(&folder).iter().any(|name| name.ends_with(".om")), "{fault}");
+    }
+    let folder = deberta();
+    atc_with(&folder, "deberta.onnx", &[("ASCEND_SIM_ATC_FAULT", "host-bound")]).exits(0);
+    assert!(folder.path(&format!("deberta_bs1_linux_{}.om", std::env::consts::ARCH)).exists());
+}
+
+#[test]
+fn old_releases_get_what_they_know() {
+    let folder = deberta();
+    let old = [("ASCEND_SIM_RELEASE", "6.0.1")];
+    let ran = atc_with(&folder, "deberta.onnx --dry-run", &old).exits(0);
+    assert!(ran.out.contains("--precision_mode=force_fp16"), "{}", ran.out);
+    let ran = atc_with(&folder, "deberta.onnx --dry-run", &[]).exits(0);
+    assert!(ran.out.contains("--precision_mode_v2=fp16"), "{}", ran.out);
+    atc_with(&folder, "deberta.onnx --cann 6.0", &old).exits(0);
+    atc(&folder, "deberta.onnx -- --no_such_flag=1").exits(2).says(&["no --no_such_flag"]);
+}
+
+#[test]
+fn a_dry_run_prints_what_one_can_type() {
+    let folder = deberta();
+    let ran = folder
+        .run("atc deberta.onnx --batch 1,4 --soc Ascend310P3 --dry-run --atc /nowhere/atc")
+        .exits(2)
+        .says(&["/nowhere/atc is not an executable file"]);
+    assert_eq!(ran.out, "");
+    let ran = atc(&folder, "deberta.onnx --batch 4 --soc Ascend310P3 --dry-run").exits(0);
+    let lines: Vec<&str> = ran.out.lines().collect();
+    assert!(lines[0].starts_with("onnxfix optimize deberta.onnx --cann "), "{}", lines[0]);
+    assert!(
+        lines[1].contains("--input_shape=\"input_ids:4,32;attention_mask:4,32\""),
+        "{}",
+        lines[1]
+    );
+    assert_eq!(names(&folder), ["deberta.onnx"]);
+    // A shell takes both lines as they are.
+    let script = ran.out.replace("onnxfix optimize", "\"$0\" optimize");
+    let (code, err) = folder.shell(&script);
+    assert_eq!(code, Some(0), "{err}");
+    assert_eq!(shape(&om(&folder, "deberta_bs4.om")), "int32[4,32]");
+}
+
+#[test]
+fn names_that_atc_does_not_take_are_no_hindrance() {
+    let folder = Folder::new();
+    std::fs::copy(fixture("deberta_v3_tiny.onnx"), folder.path("my model+v1.onnx"))
+        .expect("a fixture");
+    let atc = ATC.to_string_lossy();
+    folder.run_args(&["atc", "my model+v1.onnx", "--atc", &atc]).exits(0);
+    assert!(folder.path("my model+v1_bs1.om").exists(), "{:?}", names(&folder));
+}
+
+#[test]
+fn work_folders_are_kept_where_that_is_wanted() {
+    let folder = deberta();
+    atc(&folder, "deberta.onnx --keep --precision fp16+keep").exits(0);
+    for file in ["deberta_bs1.opt.onnx", "fusion_result.json", "output.txt", "keep_dtype.cfg"] {
+        assert!(folder.path("deberta_bs1.atc").join(file).exists(), "{file}: {:?}", names(&folder));
+    }
+}
