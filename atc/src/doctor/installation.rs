@@ -37,7 +37,11 @@ pub(super) fn check(cx: &mut Cx<'_>, found: Result<Toolkit, AtcError>) {
                     .only_for(Purpose::Compile)
                     .cured_by("install the CANN toolkit of the same release, or compile on another machine");
             } else {
-                cx.find("toolkit", Status::Problem, error.to_string())
+                let what = match error {
+                    AtcError::NotFound { looked_at } => format!("no ATC; looked at {looked_at}"),
+                    error => error.to_string(),
+                };
+                cx.find("toolkit", Status::Problem, what)
                     .cured_by("install the CANN toolkit, and the operator package of the chip; for running models alone nnrt is enough");
             }
         }

@@ -4,6 +4,7 @@ mod report;
 mod variants;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,8 +15,8 @@ use onnxfix_ascend::facts::{Cann, release};
 use onnxfix_atc::run::{Event, Outcome, run as run_atc};
 use onnxfix_atc::toolkit::{Toolkit, find};
 use onnxfix_atc::{
-    Command, Compiler, Flags, Job, Machine, Manifest, Message, Port, Precision, Severity, Shape,
-    default_jobs, file_name, npu_smi, record_file, shell_word,
+    Command, Compiler, FileRecord, Flags, Job, Machine, Manifest, Message, Port, Precision,
+    Severity, Shape, default_jobs, file_name, npu_smi, record_file, shell_word,
 };
 use onnxfix_ir::{LoadOptions, Model, Source, StoreOptions, ValueId, check, store};
 use onnxfix_passes::{Options, Pipeline, run as run_passes};
@@ -167,6 +168,7 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
         || default_jobs(&machine, variants.len(), subject.bytes()),
         |jobs| usize::try_from(jobs).unwrap_or(1).min(variants.len()),
     );
+    let source = record_file(&subject.path, &subject.path)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let task = Task {
         args,
@@ -179,6 +181,7 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
         flags: &flags,
         cann: &cann,
         compilers: (cores / jobs).clamp(1, 8),
+        source,
     };
     if args.dry_run {
         return task.print_commands(&variants);
@@ -205,6 +208,7 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
 
 /// Where results go.
 struct Place {
+    /// Empty for the current one.
     folder: PathBuf,
     /// The name of the only result, without `.om`, where it was given.
     name: Option<String>,
@@ -212,10 +216,7 @@ struct Place {
 
 impl Place {
     fn of(args: &Args, model: &Path, results: usize) -> Result<Place> {
-        let folder_of = |path: &Path| match path.parent() {
-            Some(parent) if parent != Path::new("") => parent.to_path_buf(),
-            _ => PathBuf::from("."),
-        };
+        let folder_of = |path: &Path| path.parent().unwrap_or(Path::new("")).to_path_buf();
         let place = match &args.output {
             None => Place { folder: folder_of(model), name: None },
             Some(file) if file.extension().is_some_and(|e| e == "om") && !file.is_dir() => {
@@ -230,10 +231,15 @@ impl Place {
             }
             Some(folder) => Place { folder: folder.clone(), name: None },
         };
-        if !args.dry_run && !place.folder.is_dir() {
+        if !args.dry_run && !place.existing().is_dir() {
             bail!("--output: there is no folder {}", place.folder.display());
         }
         Ok(place)
+    }
+
+    /// The folder by a name that can be opened.
+    fn existing(&self) -> &Path {
+        if self.folder == Path::new("") { Path::new(".") } else { &self.folder }
     }
 }
 
@@ -360,6 +366,7 @@ struct Task<'a> {
     flags: &'a Flags,
     cann: &'a Cann,
     compilers: usize,
+    source: FileRecord,
 }
 
 /// An optimized model with the command that compiles it.
@@ -553,8 +560,11 @@ impl Task<'_> {
         // Beside the result, so that the file only has to change its name.
         let work = tempfile::Builder::new()
             .prefix(&format!(".{name}.atc-"))
-            .tempdir_in(&self.place.folder)
-            .with_context(|| format!("make a work folder in {}", self.place.folder.display()))?;
+            .permissions(fs::Permissions::from_mode(0o777))
+            .tempdir_in(self.place.existing())
+            .with_context(|| {
+                format!("make a work folder in {}", self.place.existing().display())
+            })?;
         let optimized = work.path().join(&file);
         if !is_text(&self.subject.path) {
             Record::new(&self.subject.path, &optimized)?.write(&mut model);
@@ -609,7 +619,7 @@ impl Task<'_> {
                 gears: variant.gears.clone(),
                 inputs,
                 outputs,
-                source: record_file(&self.subject.path, &self.subject.path)?,
+                source: self.source.clone(),
                 optimized: record_file(&optimized, Path::new(&file))?.blake3,
                 atc: Compiler {
                     path: self.toolkit.atc.display().to_string(),

@@ -101,8 +101,9 @@ impl Compiled {
                 ),
             ),
             None => {
-                let failures: Vec<String> = self.failures.iter().map(ToString::to_string).collect();
-                line("failed", &format!("{}: {}", self.name, failures.join("; ")));
+                // What else is missing follows from how it ended, unless it says that all is well.
+                let first = self.failures.first().map(ToString::to_string).unwrap_or_default();
+                line("failed", &format!("{}: {first}", self.name));
             }
         }
         if let Some(fusion) = &self.fusion
