@@ -220,3 +220,46 @@ fn work_folders_are_kept_where_that_is_wanted() {
         assert!(folder.path("deberta_bs1.atc").join(file).exists(), "{file}: {:?}", names(&folder));
     }
 }
+
+/// A folder for `PATH` with an `npu-smi` that shows these chips.
+fn npu_smi(folder: &Folder, chips: &[&str]) -> String {
+    use std::os::unix::fs::PermissionsExt as _;
+    let rows: String = chips
+        .iter()
+        .enumerate()
+        .map(|(i, chip)| {
+            format!("| {i}   {chip} | OK | 15.8  42  0 / 0 |\n| 0   {i} | 0000:8{i}:00.0 | 0  1074 / 21534 |\n")
+        })
+        .collect();
+    let path = folder.path("npu-smi");
+    std::fs::write(&path, format!("#!/bin/sh\ncat <<'END'\n{rows}END\n")).expect("a script");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("a program");
+    format!("{}:/usr/bin:/bin", path.parent().expect("a folder").display())
+}
+
+#[test]
+fn the_chip_is_that_of_the_machine() {
+    let folder = deberta();
+    let path = npu_smi(&folder, &["310P1", "310P1"]);
+    atc_with(&folder, "deberta.onnx", &[("PATH", &path)]).exits(0);
+    assert_eq!(om(&folder, "deberta_bs1.om").description.soc, "Ascend310P1");
+    let path = npu_smi(&folder, &["310P1", "310P3"]);
+    atc_with(&folder, "deberta.onnx", &[("PATH", &path)])
+        .exits(2)
+        .says(&["choose one with --soc: Ascend310P1, Ascend310P3"]);
+}
+
+#[test]
+fn a_doctor_answers_by_the_exit_code() {
+    let folder = deberta();
+    let root = folder.path("root").display().to_string();
+    let ran = folder.run_args(&["doctor", "--root", &root, "--json"]).exits(1);
+    let found: Value = serde_json::from_str(&ran.out).expect("JSON");
+    assert_eq!((found["compile"].as_bool(), found["run"].as_bool()), (Some(false), Some(false)));
+    for finding in found["findings"].as_array().expect("findings") {
+        assert!(finding["status"] != "problem" || finding["cure"].is_string(), "{finding}");
+    }
+    let model = ["doctor", "--root", &root, "--for", "run", "deberta.onnx"];
+    let ran = folder.run_args(&model).exits(1);
+    assert!(ran.out.contains("deberta.onnx: it does not begin with \"IMOD\""), "{}", ran.out);
+}

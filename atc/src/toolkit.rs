@@ -38,6 +38,12 @@ pub(crate) fn usual_homes(machine: &Machine) -> Vec<PathBuf> {
     homes
 }
 
+/// The folders of toolkits that the environment names, then those where installers put one, whether they are there or not.
+pub fn homes(machine: &Machine) -> impl Iterator<Item = PathBuf> {
+    let set = HOMES.into_iter().filter_map(|variable| machine.variable(variable));
+    set.map(PathBuf::from).chain(usual_homes(machine))
+}
+
 /// Finds ATC: the one that is named, that of the environment, the one on `PATH`, or one in a usual place.
 ///
 /// # Errors
@@ -264,6 +270,16 @@ mod tests {
         assert_eq!(by(&all, None), ("ASCEND_TOOLKIT_HOME", "a/bin/atc".into()));
         assert_eq!(by(&all[1..], None), ("PATH", "usr/bin/atc".into()));
         assert_eq!(by(&[], None), ("usual place", "usr/local/Ascend/cann/bin/atc".into()));
+    }
+
+    #[test]
+    fn a_toolkit_says_its_version() {
+        let info = "package_name=Ascend-cann-toolkit\nversion=8.1.RC1\narch=aarch64\n";
+        let root = root(&[("/a/aarch64-linux/ascend_toolkit_install.info", info), ("/b/x", "")]);
+        let machine = machine(&root, &[("ASCEND_HOME_PATH", "/a")]);
+        assert_eq!(version(&machine, Path::new("/b")), None);
+        let homes: Vec<PathBuf> = homes(&machine).collect();
+        assert_eq!(version(&machine, &homes[0]).as_deref(), Some("8.1.RC1"));
     }
 
     #[test]
