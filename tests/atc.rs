@@ -263,3 +263,54 @@ fn a_doctor_answers_by_the_exit_code() {
     let ran = folder.run_args(&model).exits(1);
     assert!(ran.out.contains("deberta.onnx: it does not begin with \"IMOD\""), "{}", ran.out);
 }
+
+/// Failures that users report, as their smallest graphs: each is explained by the pass that removes it, and with that pass
+/// there is none.
+#[test]
+fn a_refusal_names_the_pass_that_helps() {
+    let graph = |imports: &str, graph: &str| {
+        format!("<ir_version: 8, opset_import: [{imports}]>\n{graph}\n")
+    };
+    let plain = "\"\" : 13";
+    let cases = [
+        // Imports that an optimizer for another runtime left (lijiaqi0612/UIE-ACL-310 issue 2).
+        (
+            graph(
+                "\"\" : 13, \"com.microsoft\" : 1",
+                "g (float[2,3] x) => (float[2,3] y) { y = Relu (x) }",
+            ),
+            "eliminate-unused-opsets",
+            "E16005",
+        ),
+        // Doubles that an exporter left.
+        (
+            graph(
+                plain,
+                "g (float[2,3] x) => (float[2,3] y) { d = Cast <to: int = 11> (x) e = Sin (d) y = Cast <to: int = 1> (e) }",
+            ),
+            "narrow-doubles",
+            "EZ3003",
+        ),
+        // Gathering by pairs within each sample.
+        (
+            graph(
+                plain,
+                "g (float[2,3] x, int32[2,1] i) => (float[2] y) { j = Cast <to: int = 7> (i) y = GatherND <batch_dims: int = 1> (x, j) }",
+            ),
+            "decompose-batched-gather",
+            "E11010",
+        ),
+    ];
+    for (graph, pass, code) in cases {
+        let folder = Folder::new();
+        folder.write("m.onnxtxt", &graph);
+        let soc = "--soc Ascend310P3";
+        atc(&folder, &format!("m.onnxtxt {soc}")).exits(0);
+        let ran = atc(&folder, &format!("m.onnxtxt {soc} --skip-passes {pass} --json")).exits(1);
+        let report: Value = serde_json::from_str(&ran.out).expect("JSON");
+        let said = &report["models"][0]["messages"][0];
+        assert_eq!(said["code"], code, "{said}");
+        let passes = said["explanation"]["passes"].as_array().expect("passes");
+        assert!(passes.iter().any(|named| named == pass), "{code}: {passes:?}");
+    }
+}

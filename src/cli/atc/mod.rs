@@ -558,8 +558,9 @@ impl Task<'_> {
         let Prepared { name, mut model, file, command, .. } = self.prepare(variant)?;
         step(Some(name.clone()));
         // Beside the result, so that the file only has to change its name.
+        clear_abandoned(self.place.existing(), &name);
         let work = tempfile::Builder::new()
-            .prefix(&format!(".{name}.atc-"))
+            .prefix(&format!("{}{}-", work_prefix(&name), std::process::id()))
             .permissions(fs::Permissions::from_mode(0o777))
             .tempdir_in(self.place.existing())
             .with_context(|| {
@@ -666,6 +667,26 @@ impl Task<'_> {
         }
         fs::rename(work.keep(), &kept).with_context(at)?;
         Ok(Some(kept))
+    }
+}
+
+/// How the names of work folders for a result begin; the number of their process follows.
+fn work_prefix(name: &str) -> String {
+    format!(".{name}.atc-")
+}
+
+/// Removes the work folders of runs that were killed: they hold a whole model.
+fn clear_abandoned(folder: &Path, name: &str) {
+    for entry in fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok) {
+        let file = entry.file_name();
+        let file = file.to_string_lossy();
+        let process = file.strip_prefix(&work_prefix(name)).and_then(|rest| rest.split('-').next());
+        if let Some(process) = process.and_then(|process| process.parse::<u32>().ok())
+            && !Path::new(&format!("/proc/{process}")).exists()
+        {
+            // What cannot be removed is in nobody's way.
+            let _removed = fs::remove_dir_all(entry.path());
+        }
     }
 }
 

@@ -118,39 +118,11 @@ impl Compiled {
             let passes = if passes.is_empty() { "none".to_owned() } else { passes.join(", ") };
             line("  fusions", &passes);
         }
-        // One explanation for all messages of a code.
-        let mut last: Option<&Said> = None;
-        for said in &self.messages {
-            let Message { code, text: what, trace, .. } = &said.message;
-            line(&format!("  {code}"), what);
-            // Traces end in places of ATC's own source, which help nobody here.
-            let named = trace.iter().filter(|line| !line.contains("[FUNC:"));
-            named.take(8).for_each(|more| line("", more));
-            let is_new = last.is_none_or(|last| last.explanation != said.explanation);
-            match said.explanation {
-                Some(explanation) if is_new => {
-                    let unsure = if explanation.confirmed { "" } else { " (not confirmed)" };
-                    line("    means", &explanation.means);
-                    line("    cause", &format!("{}{unsure}", explanation.cause));
-                    line("    cure", &explanation.cure);
-                    if !explanation.passes.is_empty() {
-                        line("    passes", &explanation.passes.join(", "));
-                    }
-                    if !explanation.flags.is_empty() {
-                        line("    flags", &explanation.flags.join(", "));
-                    }
-                }
-                Some(_) => {}
-                None => {
-                    let about =
-                        codes::family(code).unwrap_or("something that this program does not know");
-                    line("    about", about);
-                    if let Some(solution) = &said.message.solution {
-                        line("    cure", &format!("{solution} (ATC's own words)"));
-                    }
-                }
-            }
-            last = Some(said);
+        for group in self
+            .messages
+            .chunk_by(|a, b| a.message.code == b.message.code && a.explanation == b.explanation)
+        {
+            write_messages(group, &mut line);
         }
         for entry in &self.log {
             line("  log", entry);
@@ -160,6 +132,48 @@ impl Compiled {
         }
         if let Some(kept) = &self.kept {
             line("  kept", &kept.display().to_string());
+        }
+    }
+}
+
+/// Most messages of one kind that are shown.
+const SHOWN: usize = 12;
+
+/// Writes messages of one code, which have one explanation.
+fn write_messages(group: &[Said], line: &mut dyn FnMut(&str, &str)) {
+    let Some(Said { message: Message { code, solution, .. }, explanation }) = group.first() else {
+        return;
+    };
+    // Traces end in places of ATC's own source, which help nobody here.
+    let named = |said: &Said| {
+        let own = |line: &&String| !line.contains("[FUNC:");
+        let more: Vec<String> = said.message.trace.iter().filter(own).cloned().collect();
+        std::iter::once(said.message.text.clone()).chain(more)
+    };
+    let texts: Vec<String> = group.iter().flat_map(named).collect();
+    for (i, text) in texts.iter().take(SHOWN).enumerate() {
+        line(&if i == 0 { format!("  {code}") } else { String::new() }, text);
+    }
+    if texts.len() > SHOWN {
+        line("", &format!("and {} more (--json has all)", texts.len() - SHOWN));
+    }
+    let Some(explanation) = explanation else {
+        line(
+            "    about",
+            codes::family(code).unwrap_or("something that this program does not know"),
+        );
+        if let Some(solution) = solution {
+            line("    cure", &format!("{solution} (ATC's own words)"));
+        }
+        return;
+    };
+    let unsure = if explanation.confirmed { "" } else { " (not confirmed)" };
+    line("    means", &explanation.means);
+    line("    cause", &format!("{}{unsure}", explanation.cause));
+    line("    cure", &explanation.cure);
+    for (name, list) in [("    passes", &explanation.passes), ("    flags", &explanation.flags)] {
+        if !list.is_empty() {
+            line(name, &list.join(", "));
         }
     }
 }
