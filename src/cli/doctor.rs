@@ -10,7 +10,7 @@ use onnxfix_atc::doctor::{Purpose, Questions, examine};
 use super::Verdict;
 use super::output::Output;
 
-/// Look at driver, toolkit, libraries and chips, and say what does not fit together and what cures it.
+/// Look over driver, toolkit and chips, and say what cures what is wrong.
 ///
 /// Nothing is changed, compiled or run. Exit code 1 says that something is in the way.
 #[derive(Debug, clap::Args)]

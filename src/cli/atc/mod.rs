@@ -103,7 +103,14 @@ pub(crate) struct Args {
     timeout: Option<u64>,
 
     /// Level of ATC's log: debug, info, warning, error, null.
-    #[arg(long, value_name = "LEVEL", default_value = "error", help_heading = "Compiler")]
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        default_value = "error",
+        value_parser = ["debug", "info", "warning", "error", "null"],
+        hide_possible_values = true,
+        help_heading = "Compiler"
+    )]
     log: String,
 
     /// Keep the work folders (MODEL_bsN.atc) with the optimized model, ATC's output, its log and what it left there.
@@ -120,12 +127,12 @@ pub(crate) struct Args {
     )]
     skip_passes: Vec<String>,
 
+    /// Flags for ATC itself, behind `--`: they take the place of those made here.
+    #[arg(last = true, value_name = "FLAG", help_heading = "Compiler")]
+    extra: Vec<String>,
+
     #[command(flatten)]
     shapes: Shapes,
-
-    /// Flags for ATC itself, behind `--`: they take the place of those made here.
-    #[arg(last = true, value_name = "FLAG")]
-    extra: Vec<String>,
 }
 
 pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
@@ -186,7 +193,12 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
     if args.dry_run {
         return task.print_commands(&variants);
     }
-    let models = task.compile_all(&variants, jobs)?;
+    let (models, failed) = task.compile_all(&variants, jobs);
+    if models.is_empty()
+        && let Some(error) = failed
+    {
+        return Err(error);
+    }
     ensure_unchanged(&subject.files)?;
     let report = Report {
         schema: 1,
@@ -203,7 +215,12 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
     } else {
         out.result(&report.text())?;
     }
-    Ok(if report.is_complete() { Verdict::Clean } else { Verdict::Findings })
+    // What was compiled stays, and stays reported.
+    match failed {
+        Some(error) => Err(error),
+        None if report.is_complete() => Ok(Verdict::Clean),
+        None => Ok(Verdict::Findings),
+    }
 }
 
 /// Where results go.
@@ -519,8 +536,13 @@ impl Task<'_> {
         words.iter().map(|word| shell_word(word)).collect::<Vec<_>>().join(" ")
     }
 
-    /// Compiles all variants, some side by side, and gives what came of each in the order of the variants.
-    fn compile_all(&self, variants: &[Variant], jobs: usize) -> Result<Vec<(Compiled, bool)>> {
+    /// Compiles all variants, some side by side. Gives what came of each, in the order of the variants, and the error that
+    /// ended it early.
+    fn compile_all(
+        &self,
+        variants: &[Variant],
+        jobs: usize,
+    ) -> (Vec<(Compiled, bool)>, Option<anyhow::Error>) {
         let progress = Progress::start(self.out, "start ATC");
         let steps = Steps::new(variants.len(), &progress);
         let next = AtomicUsize::new(0);
@@ -545,7 +567,14 @@ impl Task<'_> {
         drop(progress);
         let mut done = done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         done.sort_by_key(|(at, _)| *at);
-        done.into_iter().map(|(_, result)| result).collect()
+        let (mut models, mut failed) = (Vec::new(), None);
+        for (_, result) in done {
+            match result {
+                Ok(model) => models.push(model),
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        (models, failed)
     }
 
     /// Optimizes and compiles one variant. Says too whether ATC said that it only simulates.
