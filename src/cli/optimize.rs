@@ -305,6 +305,8 @@ fn plan(args: &Args) -> Result<(Options, Pipeline)> {
         fold_limit: args.fold_limit,
         max_rewrites: args.max_rewrites,
         why_not: args.why_not.clone(),
+        // Who names passes wants them, whatever they cost.
+        costs: args.target.costs().filter(|_| args.passes.is_none()),
         ..Options::default()
     };
     args.shapes.apply(&mut options)?;
