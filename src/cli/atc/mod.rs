@@ -399,11 +399,8 @@ impl Task<'_> {
     /// Optimizes the source for a variant.
     fn prepare(&self, variant: &Variant) -> Result<Prepared> {
         let target = Target::Ascend310P3;
-        let mut options = Options {
-            static_shapes: target.static_shapes(),
-            opset: target.opset(self.cann),
-            ..self.subject.options.clone()
-        };
+        let Options { shapes, dims, keep_dims, .. } = self.subject.options.clone();
+        let mut options = Options { shapes, dims, keep_dims, ..target.options(self.cann) };
         let mut model = self.subject.model.clone();
         variant.apply(&model, &mut options)?;
         let pipeline: Pipeline = target.pipeline()?.without(&self.args.skip_passes)?;
