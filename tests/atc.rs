@@ -221,9 +221,35 @@ fn work_folders_are_kept_where_that_is_wanted() {
     }
 }
 
+/// Makes a program of a script.
+fn script(path: &Path, text: &str) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::create_dir_all(path.parent().expect("a folder")).expect("folders");
+    std::fs::write(path, format!("#!/bin/sh\n{text}\n")).expect("a script");
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("a program");
+}
+
+/// ATC starts in the environment of its toolkit's script, whose release decides what the models are optimized for.
+#[test]
+fn a_toolkit_brings_its_environment_and_its_release() {
+    let folder = deberta();
+    let home = folder.path("cann");
+    let needs = "[ \"$ASCEND_OPP_PATH\" = /somewhere/opp ] || { echo no environment; exit 9; }";
+    script(&home.join("bin/atc"), &format!("{needs}\nexec {} \"$@\"", ATC.display()));
+    folder.write("cann/set_env.sh", "export ASCEND_OPP_PATH=/somewhere/opp\n");
+    folder.write("cann/version.info", "version=6.0.1\n");
+    let args = ["atc", "deberta.onnx", "--soc", "Ascend310P3", "--json"];
+    let mut command = folder.command(&args);
+    command.env("ASCEND_TOOLKIT_HOME", &home).env("ASCEND_SIM_RELEASE", "6.0.1");
+    let ran = folder.ran(command, &args).exits(0);
+    let report: Value = serde_json::from_str(&ran.out).expect("JSON");
+    assert_eq!(report["cann"], "6.0.1");
+    let command = report["models"][0]["command"].as_str().expect("a command");
+    assert!(command.starts_with("source ") && command.contains("cann/set_env.sh &&"), "{command}");
+}
+
 /// A folder for `PATH` with an `npu-smi` that shows these chips.
 fn npu_smi(folder: &Folder, chips: &[&str]) -> String {
-    use std::os::unix::fs::PermissionsExt as _;
     let rows: String = chips
         .iter()
         .enumerate()
@@ -232,8 +258,7 @@ fn npu_smi(folder: &Folder, chips: &[&str]) -> String {
         })
         .collect();
     let path = folder.path("npu-smi");
-    std::fs::write(&path, format!("#!/bin/sh\ncat <<'END'\n{rows}END\n")).expect("a script");
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("a program");
+    script(&path, &format!("cat <<'END'\n{rows}END"));
     format!("{}:/usr/bin:/bin", path.parent().expect("a folder").display())
 }
 
