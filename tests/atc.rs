@@ -339,3 +339,15 @@ fn a_refusal_names_the_pass_that_helps() {
         assert!(passes.iter().any(|named| named == pass), "{code}: {passes:?}");
     }
 }
+
+#[test]
+fn codes_are_explained_without_a_model() {
+    let folder = Folder::new();
+    let ran = folder.run("atc --explain e16005").exits(0);
+    assert!(ran.out.contains("eliminate-unused-opsets"), "{}", ran.out);
+    folder.write("log.txt", "ATC run failed\nE10016: Op [a] in [--input_shape] is not there\n");
+    let ran = folder.run("atc --explain log.txt --json").exits(0);
+    let said: Value = serde_json::from_str(&ran.out).expect("JSON");
+    assert_eq!(said[0]["explanation"]["means"], "a name is not an input of the model");
+    folder.run("atc --explain E1").exits(2).says(&["neither a code such as E16005 nor a file"]);
+}

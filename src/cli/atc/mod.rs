@@ -16,7 +16,7 @@ use onnxfix_atc::run::{Event, Outcome, run as run_atc};
 use onnxfix_atc::toolkit::{Toolkit, find};
 use onnxfix_atc::{
     Command, Compiler, FileRecord, Flags, Job, Machine, Manifest, Message, Port, Precision,
-    Severity, Shape, default_jobs, file_name, npu_smi, record_file, shell_word,
+    Severity, Shape, default_jobs, file_name, npu_smi, parse_messages, record_file, shell_word,
 };
 use onnxfix_ir::{LoadOptions, Model, Source, StoreOptions, ValueId, check, store};
 use onnxfix_passes::{Options, Pipeline, run as run_passes};
@@ -73,6 +73,10 @@ pub(crate) struct Args {
     /// Compile nothing; print the commands.
     #[arg(long)]
     dry_run: bool,
+
+    /// Compile nothing; say what a code of ATC means (E16005), or all messages in a file with what it printed.
+    #[arg(long, value_name = "CODE|FILE", conflicts_with_all = ["model", "dry_run"])]
+    explain: Option<String>,
 
     /// Print what was done as JSON.
     #[arg(long)]
@@ -136,6 +140,9 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
+    if let Some(what) = &args.explain {
+        return explain(what, args.json, out);
+    }
     let path = named_or_single(args.model.as_deref(), "atc")?;
     let variants = Variant::all(&args.batch, &args.buckets, &args.dynamic_batch)?;
     let place = Place::of(args, &path, variants.len())?;
@@ -221,6 +228,26 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
         None if report.is_complete() => Ok(Verdict::Clean),
         None => Ok(Verdict::Findings),
     }
+}
+
+/// Says what is known of a code, or of the messages in a file.
+fn explain(what: &str, json: bool, out: &Output) -> Result<Verdict> {
+    let messages = if Path::new(what).is_file() {
+        let text = fs::read(what).with_context(|| format!("--explain {what}"))?;
+        parse_messages(&String::from_utf8_lossy(&text))
+    } else {
+        parse_messages(&format!("{}: ", what.to_uppercase()))
+    };
+    if messages.is_empty() {
+        bail!("--explain {what}: neither a code such as E16005 nor a file with messages of ATC");
+    }
+    let said = report::explain(&messages);
+    if json {
+        out.json(&said)?;
+    } else {
+        out.result(&report::messages_text(&said))?;
+    }
+    Ok(Verdict::Clean)
 }
 
 /// Where results go.

@@ -59,10 +59,29 @@ pub(super) struct Report {
 
 /// Errors before warnings, with what is known of them.
 pub(super) fn explained(outcome: &Outcome) -> Vec<Said> {
+    let errors = outcome.of(Severity::Error);
+    let all: Vec<Message> = errors.chain(outcome.of(Severity::Warning)).cloned().collect();
+    explain(&all)
+}
+
+/// Messages with what is known of them.
+pub(super) fn explain(messages: &[Message]) -> Vec<Said> {
     let said =
         |message: &Message| Said { message: message.clone(), explanation: codes::explain(message) };
-    let errors = outcome.of(Severity::Error).map(said);
-    errors.chain(outcome.of(Severity::Warning).map(said)).collect()
+    messages.iter().map(said).collect()
+}
+
+/// Messages for people.
+pub(super) fn messages_text(messages: &[Said]) -> String {
+    let mut text = String::new();
+    write_all(messages, &mut |name, what| put(&mut text, name, what));
+    text
+}
+
+/// Writes a line: a name, and what is said of it.
+fn put(text: &mut String, name: &str, what: &str) {
+    // Writing to a text does not fail.
+    let _ = writeln!(text, "{}", format!("{name:<10} {what}").trim_end());
 }
 
 impl Report {
@@ -86,10 +105,7 @@ impl Report {
 
 impl Compiled {
     fn write(&self, text: &mut String, soc: &str, precision: &str) {
-        let mut line = |name: &str, what: &str| {
-            // Writing to a text does not fail.
-            let _ = writeln!(text, "{name:<10} {what}");
-        };
+        let mut line = |name: &str, what: &str| put(text, name, what);
         match &self.om {
             Some(om) => line(
                 "compiled",
@@ -118,12 +134,7 @@ impl Compiled {
             let passes = if passes.is_empty() { "none".to_owned() } else { passes.join(", ") };
             line("  fusions", &passes);
         }
-        for group in self
-            .messages
-            .chunk_by(|a, b| a.message.code == b.message.code && a.explanation == b.explanation)
-        {
-            write_messages(group, &mut line);
-        }
+        write_all(&self.messages, &mut line);
         for entry in &self.log {
             line("  log", entry);
         }
@@ -138,6 +149,15 @@ impl Compiled {
 
 /// Most messages of one kind that are shown.
 const SHOWN: usize = 12;
+
+/// Writes messages, those of one kind together.
+fn write_all(messages: &[Said], line: &mut dyn FnMut(&str, &str)) {
+    let alike =
+        |a: &Said, b: &Said| a.message.code == b.message.code && a.explanation == b.explanation;
+    for group in messages.chunk_by(alike) {
+        write_messages(group, line);
+    }
+}
 
 /// Writes messages of one code, which have one explanation.
 fn write_messages(group: &[Said], line: &mut dyn FnMut(&str, &str)) {
