@@ -354,7 +354,7 @@ fn recorded(record: &Record, optimized: &Path) -> Result<PathBuf> {
             source.display()
         );
     }
-    let now = Record::new(&source, optimized)?;
+    let now = Record::new(&source, optimized).with_context(|| format!("the source of {shown}"))?;
     if now.hash != record.hash {
         bail!(
             "the source of {shown} is another file now: {}; optimize it anew, or name it to compile from it",
