@@ -47,7 +47,7 @@ fn nodes_that_stay_in_float32_do_not_overflow() {
     let line = "verify m.onnxtxt --against m.onnxtxt --fp16 --json";
     let report = folder.run(line).exits(1).json();
     let overflows = report["half"]["overflows"].as_array().expect("a list").len();
-    assert_eq!(overflows, 2, "the constant and the product: {report:#}");
+    assert_eq!(overflows, 1, "the constant; what it makes is infinite already: {report:#}");
     folder.write("keep.txt", "up\ndown\n");
     let report = folder.run(&format!("{line} --keep-dtype keep.txt")).exits(0).json();
     assert_eq!(report["half"]["kept"], 2);

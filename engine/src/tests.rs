@@ -179,12 +179,14 @@ fn external_data_are_found_beside_the_link_and_beside_the_file() {
 fn with_large_weight(folder: &Path, element: f32) -> std::path::PathBuf {
     let mut model = text::parse(
         r#"<ir_version: 8, opset_import: ["" : 13]>
-        g (float[1,2] x) => (float[1,N] y) <float[1] w = {1}> { [product] y = MatMul (x, w) }"#,
+        g (float[1,2] x) => (float[1,N] y) <float[1] none = {1}> { [product] y = MatMul (x, none) }"#,
     )
     .expect("a model in ONNX text");
-    let weight = model.value_named(model.root(), "w").expect("the weight");
-    let tensor = Tensor::new(&[2, 16384], vec![element; 32768]);
-    model.set_tensor(weight, Arc::new(tensor));
+    let (root, tensor) = (model.root(), Tensor::new(&[2, 16384], vec![element; 32768]));
+    let weight = model.add_initializer(root, "w".into(), Arc::new(tensor));
+    let product = model.nodes(root).next().expect("a node");
+    model.set_input(product, 1, Some(weight));
+    model.remove_dead_initializers(root);
     let path = folder.join("m.onnx");
     store(&model, &path, &StoreOptions::default()).expect("a file");
     path

@@ -190,7 +190,7 @@ pub fn bisect(
     }
     let case = smallest(&pair, &b.model, &dims, &search);
     match &case {
-        Some((case, relative)) => {
+        Ok((case, relative)) => {
             let len = |model: &Model| model[model.root()].len();
             bisection.case = Some(CaseFacts {
                 nodes: (len(&case.before), len(&case.after)),
@@ -199,12 +199,12 @@ pub fn bisect(
                 relative: *relative,
             });
         }
-        None => bisection.notes.push(
-            "no part of the model shows the difference by itself, so nothing was cut out".into(),
-        ),
+        Err(why) => bisection.notes.push(format!(
+            "no part of the model shows the difference by itself, so nothing was cut out ({why})"
+        )),
     }
     bisection.tried = search.tried;
-    Ok((bisection, case.map(|(case, _)| case)))
+    Ok((bisection, case.ok().map(|(case, _)| case)))
 }
 
 struct Search<'a> {
@@ -328,31 +328,30 @@ fn outputs(
     runner.run_all(samples, &|_| {})
 }
 
-/// The smallest part that shows the difference, with how far off it is; the whole model where no part does.
+/// The smallest part that shows the difference, with how far off it is. The error says why the largest part does not.
 fn smallest(
     pair: &Pair,
     before: &Model,
     dims: &[Vec<i64>],
     search: &Search<'_>,
-) -> Option<(Case, f64)> {
-    let sample = search.samples.first()?;
+) -> Result<(Case, f64), String> {
+    let Some(sample) = search.samples.first() else { return Err("there is no sample".to_owned()) };
     let whole = Subject { name: "before the rewrite".into(), model: before.clone(), file: None };
-    let (mut steps, mut last) = (0, None);
+    let (mut steps, mut last): (_, Option<(Region, String)>) = (0, None);
     loop {
         let region = pair.region(steps);
-        if last.as_ref() == Some(&region) {
-            return None;
+        if let Some((_, why)) = last.take_if(|(before, _)| *before == region) {
+            return Err(why);
         }
-        let found = case(pair, &region, &whole, dims, sample, search.limits);
-        if found.is_some() {
-            return found;
+        match case(pair, &region, &whole, dims, sample, search.limits) {
+            Ok(found) => return Ok(found),
+            Err(why) => last = Some((region, why)),
         }
-        last = Some(region);
         steps = (2 * steps).max(1);
     }
 }
 
-/// A region as a model of its own, if it shows the difference.
+/// A region as a model of its own, if it shows the difference; else why it does not.
 fn case(
     pair: &Pair,
     region: &Region,
@@ -360,20 +359,20 @@ fn case(
     dims: &[Vec<i64>],
     sample: &Sample,
     limits: Limits,
-) -> Option<(Case, f64)> {
+) -> Result<(Case, f64), String> {
     if region.outputs.is_empty() || region.inputs.is_empty() {
-        return None;
+        return Err("nothing goes into it or comes out".to_owned());
     }
     let names: Vec<String> = region.inputs.iter().chain(&region.outputs).cloned().collect();
-    let mut values = values(whole, &names, dims, sample).ok()?;
+    let mut values = values(whole, &names, dims, sample).map_err(|e| e.to_string())?;
     let outputs = values.split_off(region.inputs.len());
     let types = |tensors: &[Tensor]| -> Vec<TensorType> {
         tensors.iter().map(|t| TensorType::new(t.dtype, Shape::fixed(&t.dims))).collect()
     };
     let (before, after) = pair.cut(region, &types(&values), &types(&outputs))?;
-    let run = |model: &Model| -> Option<Vec<Tensor>> {
+    let run = |model: &Model| -> Result<Vec<Tensor>, String> {
         let subject = Subject { name: "the part".into(), model: model.clone(), file: None };
-        run_on(&subject, &region.inputs, &values).ok()
+        run_on(&subject, &region.inputs, &values).map_err(|e| e.to_string())
     };
     let (theirs, ours) = (run(&before)?, run(&after)?);
     let mut relative = 0.0_f64;
@@ -397,7 +396,11 @@ fn case(
         inputs: region.inputs.iter().cloned().zip(values).collect(),
         outputs: region.outputs.iter().cloned().zip(theirs).collect(),
     };
-    differs.then_some((case, relative))
+    if differs {
+        Ok((case, relative))
+    } else {
+        Err(format!("its outputs differ by {relative:.1e} of their spread"))
+    }
 }
 
 /// Values of a model by name, inputs among them.

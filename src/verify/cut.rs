@@ -109,15 +109,15 @@ impl Pair {
         Region { before, after, inputs, outputs }
     }
 
-    /// The region of both models, with these types of its inputs.
+    /// The region of both models, with these types of its inputs and outputs; else why it is no model.
     pub(super) fn cut(
         &self,
         region: &Region,
         inputs: &[TensorType],
         outputs: &[TensorType],
-    ) -> Option<(Model, Model)> {
+    ) -> Result<(Model, Model), String> {
         let one = |side: &Side, nodes| side.model(nodes, region, inputs, outputs);
-        Some((one(&self.before, &region.before)?, one(&self.after, &region.after)?))
+        Ok((one(&self.before, &region.before)?, one(&self.after, &region.after)?))
     }
 }
 
@@ -203,7 +203,7 @@ impl Side {
         region: &Region,
         inputs: &[TensorType],
         outputs: &[TensorType],
-    ) -> Option<Model> {
+    ) -> Result<Model, String> {
         let kept: Vec<NodeProto> = nodes.iter().map(|&at| self.nodes()[at].clone()).collect();
         let wanted: HashSet<&String> = kept.iter().flat_map(reads).collect();
         let declare = |names: &[String], types: &[TensorType]| {
@@ -235,8 +235,11 @@ impl Side {
             graph: Some(graph),
             ..ModelProto::default()
         };
-        let model = from_proto(proto, None, &LoadOptions::default()).ok()?.model;
-        onnxfix_ir::check(&model).is_empty().then_some(model)
+        let loaded = from_proto(proto, None, &LoadOptions::default()).map_err(|e| e.to_string())?;
+        match onnxfix_ir::check(&loaded.model).first() {
+            None => Ok(loaded.model),
+            Some(broken) => Err(broken.to_string()),
+        }
     }
 }
 
