@@ -28,16 +28,15 @@ pub(crate) fn build(
     files: DataFiles,
     options: &LoadOptions,
 ) -> Result<Loaded, LoadError> {
-    let mut builder = Builder {
-        model: Model::new(),
-        warnings: Vec::new(),
-        files,
-        load_external: options.external_data,
-        scopes: Vec::new(),
-        declared: SideTable::new(),
-    };
+    let mut builder = Builder::new(files, options.external_data);
     builder.model(proto)?;
     Ok(Loaded { model: builder.model, warnings: builder.warnings, sources: builder.files.sources })
+}
+
+/// Makes a tensor of a message that stands alone.
+pub(crate) fn tensor(proto: TensorProto) -> Result<Tensor, LoadError> {
+    let at = Place::default().then("the tensor");
+    Builder::new(DataFiles::default(), true).tensor(proto, at)
 }
 
 struct Builder {
@@ -59,6 +58,17 @@ struct Pending {
 }
 
 impl Builder {
+    fn new(files: DataFiles, load_external: bool) -> Builder {
+        Builder {
+            model: Model::new(),
+            warnings: Vec::new(),
+            files,
+            load_external,
+            scopes: Vec::new(),
+            declared: SideTable::new(),
+        }
+    }
+
     fn model(&mut self, proto: ModelProto) -> Result<(), LoadError> {
         self.model.header = Header {
             ir_version: proto.ir_version,

@@ -39,7 +39,9 @@ pub use edit::{GraphMut, NewNode, NodeMut};
 pub use external::ExternalError;
 pub use hash::content_hash;
 pub use id::{Arena, Id, SideTable};
-pub use load::{LoadError, LoadOptions, LoadWarning, Loaded, from_bytes, from_proto, load};
+pub use load::{
+    LoadError, LoadOptions, LoadWarning, Loaded, from_bytes, from_proto, load, tensor_from_bytes,
+};
 pub use map::{Source, exit_on_truncation};
 pub use model::{
     Def, Function, Graph, GraphId, Header, Model, Node, NodeId, Op, Opset, Use, Value, ValueExtra,

@@ -10,10 +10,10 @@ use crate::build::build;
 use crate::external::{DataFiles, ExternalError};
 use crate::map::{self, Origin, Source};
 use crate::place::Place;
-use crate::proto::ModelProto;
+use crate::proto::{ModelProto, TensorProto};
 use crate::sort::Cycle;
 use crate::wire::{self, Event, WireError};
-use crate::{Model, Name, TensorError};
+use crate::{Model, Name, Tensor, TensorError};
 
 /// How to read a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -285,6 +285,18 @@ pub fn from_proto(
     options: &LoadOptions,
 ) -> Result<Loaded, LoadError> {
     build(proto, dir.map(DataFiles::within).unwrap_or_default(), options)
+}
+
+/// Reads one tensor from the bytes of a `TensorProto`, as the files of the ONNX project's test sets have it. Its elements
+/// have to be in the message.
+///
+/// # Errors
+/// When the bytes are no such message, or the tensor contradicts itself.
+pub fn tensor_from_bytes(bytes: Bytes) -> Result<Tensor, LoadError> {
+    if bytes.is_empty() {
+        return Err(LoadError::Empty);
+    }
+    crate::build::tensor(TensorProto::decode(bytes)?)
 }
 
 fn read(bytes: Bytes, files: DataFiles, options: &LoadOptions) -> Result<Loaded, LoadError> {
