@@ -6,6 +6,7 @@ pub mod diff;
 pub mod ranges;
 pub mod record;
 pub mod report;
+pub mod run;
 pub mod source;
 pub mod target;
 pub mod verify;

@@ -28,6 +28,9 @@ use onnxfix_samples::Slot as Tensor;
 
 use crate::NpuError;
 
+/// A call of AscendCL that failed.
+pub type CallError = Error;
+
 /// `aclInit` was called before, by somebody else in this process: no harm.
 const REPEAT_INITIALIZE: aclError = 100_002;
 

@@ -5,11 +5,13 @@ mod bench;
 mod completions;
 mod diff;
 mod inspect;
+mod npu;
 mod optimize;
 mod output;
 mod passes;
 mod print;
 mod progress;
+mod run;
 mod shapes;
 mod single;
 mod verify;
@@ -52,6 +54,7 @@ enum Command {
     Optimize(optimize::Args),
     Verify(verify::Args),
     Inspect(inspect::Args),
+    Run(run::Args),
     Bench(bench::Args),
     Diff(diff::Args),
     Print(print::Args),
@@ -80,6 +83,7 @@ pub fn main() -> ExitCode {
         Command::Optimize(args) => optimize::run(&args, &out),
         Command::Verify(args) => verify::run(&args, &out),
         Command::Inspect(args) => inspect::run(&args, &out),
+        Command::Run(args) => run::run(&args, &out),
         Command::Bench(args) => bench::run(&args, &out),
         Command::Diff(args) => diff::run(&args, &out),
         Command::Print(args) => print::run(&args, &out),

@@ -8,7 +8,6 @@
 //!
 //! What it does wrong on purpose, the environment says: [`faults`]. Errors have the codes of AscendCL where its
 //! documentation names one for the case; which code the real library gives otherwise is not known.
-#![expect(non_snake_case, reason = "names as in C, which calls this")]
 #![expect(
     unsafe_code,
     clippy::missing_safety_doc,
