@@ -482,9 +482,7 @@ impl Model {
                 return Err(NpuError::during(format!("ask for input {at}"))(error));
             };
             // SAFETY: as above.
-            let (bytes, ty) = unsafe {
-                ((api.aclmdlGetInputSizeByIndex)(desc, at), (api.aclmdlGetInputDataType)(desc, at))
-            };
+            let bytes = unsafe { (api.aclmdlGetInputSizeByIndex)(desc, at) };
             if bytes == 0 {
                 return Err(self.no_size("input", &name, "aclmdlGetInputSizeByIndex"));
             }
@@ -498,10 +496,13 @@ impl Model {
                     "image preprocessing that is set at run time (dynamic AIPP)".to_owned(),
                 ));
             }
+            // SAFETY: as above.
+            let ty = unsafe { (api.aclmdlGetInputDataType)(desc, at) };
+            let dtype = self.dtype("aclmdlGetInputDataType", ty, &name)?;
             let mut dims = aclmdlIODims::default();
             acl!(self.cx.runtime, aclmdlGetInputDims(desc, at, &raw mut dims))
                 .map_err(NpuError::during(format!("ask for input {at}")))?;
-            self.inputs.push(Tensor { dtype: dtype(ty, &name)?, dims: dims_of(&dims), name });
+            self.inputs.push(Tensor { dtype, dims: dims_of(&dims), name });
         }
         match self.gear_input {
             // Inputs are read and written by their positions, and the library puts that of the gears last.
@@ -510,6 +511,14 @@ impl Model {
             ))),
             _ => Ok(()),
         }
+    }
+
+    fn dtype(&self, call: &'static str, ty: aclDataType, name: &str) -> Result<DataType, NpuError> {
+        if ty == aclDataType::ACL_DT_UNDEFINED {
+            let error = Error::recent(&self.cx.runtime.api, call, None);
+            return Err(NpuError::during(format!("ask for the type of {name:?}"))(error));
+        }
+        dtype(ty, name)
     }
 
     fn no_size(&self, kind: &str, name: &str, call: &'static str) -> NpuError {
@@ -601,11 +610,12 @@ impl Model {
             if bytes == 0 {
                 return Err(self.no_size("output", &name, "aclmdlGetOutputSizeByIndex"));
             }
+            let dtype = self.dtype("aclmdlGetOutputDataType", ty, &name)?;
             let mut dims = aclmdlIODims::default();
             acl!(self.cx.runtime, aclmdlGetOutputDims(desc, at, &raw mut dims))
                 .map_err(NpuError::during(format!("ask for output {at}")))?;
             self.output_bytes.push(bytes);
-            self.outputs.push(Tensor { dtype: dtype(ty, &name)?, dims: dims_of(&dims), name });
+            self.outputs.push(Tensor { dtype, dims: dims_of(&dims), name });
         }
         Ok(())
     }

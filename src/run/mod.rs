@@ -243,7 +243,8 @@ pub fn input_specs(
 ) -> Result<Vec<InputSpec>> {
     let model = &model.model;
     let inputs = verify::inputs(model);
-    let known = |shape: &&InputShape| inputs.iter().any(|&v| model[v].name() == shape.name.as_str());
+    let known =
+        |shape: &&InputShape| inputs.iter().any(|&v| model[v].name() == shape.name.as_str());
     if let Some(unknown) = shapes.iter().find(|shape| !known(shape)) {
         bail!("--input-shape: the model has no input {:?}", unknown.name);
     }
