@@ -1,7 +1,7 @@
 //! The smallest program on this crate: runs a compiled model on numbers that it makes up.
 //!
-//! `run-om LIBRARY MODEL [BATCHES [overlapped|blocking [DEVICES [THREADS [BATCH]]]]]` prints a checksum of each batch's outputs, and
-//! how long a batch took. Exit code 2 if something failed.
+//! `run-om LIBRARY MODEL [BATCHES [overlapped|blocking [DEVICES [THREADS [BATCH]]]]]` prints a checksum of each batch's outputs,
+//! how long a batch took, and how much memory that took. Exit code 2 if something failed.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal")]
 
 use std::path::Path;
@@ -82,7 +82,10 @@ fn main() -> ExitCode {
             let mut sums = numbers.sums.into_inner().unwrap_or_default();
             sums.sort_unstable();
             sums.truncate(20);
-            let text = format!("{sums:?}\n{micros:.1} microseconds for a batch\n");
+            let text = format!(
+                "{sums:?}\n{micros:.1} microseconds for a batch\n{} kB of memory at most\n",
+                peak().unwrap_or(0)
+            );
             let _ended = std::io::Write::write_all(&mut stdout, text.as_bytes());
             ExitCode::SUCCESS
         }
@@ -96,6 +99,13 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// The most memory that this process had, in kB (Linux).
+fn peak() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 /// Microseconds of a batch.

@@ -135,6 +135,34 @@ fn stages_overlap() {
     assert!(overlapped < 0.75 * blocking, "{overlapped} against {blocking}");
 }
 
+/// What the program itself needs for a batch, where the device needs no time: its copies are of 128 and 256 bytes.
+#[test]
+fn a_batch_takes_microseconds_and_no_memory() {
+    let bench = Bench::new(DOUBLE, "Ascend310P3", &[]);
+    let numbers = |batches: &str, flow: &str| {
+        let output = bench.run(&[batches, flow], &[("ASCEND_SIM_EXECUTE", "none")]);
+        assert!(output.status.success(), "{}", said(&output));
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let number = |line: usize| {
+            let first = text.lines().nth(line).and_then(|line| line.split(' ').next());
+            first.and_then(|n| n.parse::<f64>().ok()).expect("a number")
+        };
+        (number(1), number(2))
+    };
+    for flow in ["overlapped", "blocking"] {
+        let few = numbers("1000", flow);
+        let many = numbers("11000", flow);
+        #[expect(clippy::print_stderr, reason = "the figures that it is about")]
+        {
+            eprintln!("{flow}: {} µs, {} kB more for 10,000 batches", many.0, many.1 - few.1);
+        }
+        // Other tests run beside this one; alone, it is a tenth of that.
+        assert!(many.0 < 300.0, "{flow}: {} microseconds", many.0);
+        // 12 bytes of times and 16 of sums for each.
+        assert!(many.1 - few.1 < 2048.0, "{flow}: {} kB and {} kB", few.1, many.1);
+    }
+}
+
 #[test]
 fn a_gear_is_chosen_or_the_largest_is() {
     let bench = Bench::new(OPEN, "Ascend310P3", &[1, 4]);

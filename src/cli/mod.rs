@@ -54,7 +54,7 @@ enum Command {
     Optimize(optimize::Args),
     Verify(verify::Args),
     Inspect(inspect::Args),
-    Run(run::Args),
+    Run(Box<run::Args>),
     Bench(bench::Args),
     Diff(diff::Args),
     Print(print::Args),

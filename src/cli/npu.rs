@@ -69,8 +69,10 @@ impl Devices {
         };
         let mut numbers = self.device.split(',').map(number).collect::<Result<Vec<i32>>>()?;
         numbers.sort_unstable();
-        if let Some(twice) = numbers.windows(2).find(|pair| pair[0] == pair[1]) {
-            bail!("--device {}: {} is there twice", self.device, twice[0]);
+        let count = numbers.len();
+        numbers.dedup();
+        if numbers.len() < count {
+            bail!("--device {}: a number is there twice", self.device);
         }
         Ok(Some(numbers))
     }

@@ -22,7 +22,8 @@ use crate::run::{
 ///
 /// Does what ais_bench does and takes its flags. Inputs are folders with a file per sample (.bin, .npy, .npz, .pb), sorted by
 /// name, numbers by value; as many as fit into a batch go in together, and the last batch is filled up with its first sample.
-/// Results are OUTPUT/DIR/SAMPLE_INDEX.bin, and figures are in OUTPUT/DIR_summary.json. Copies, computing and files overlap.
+/// Results are called after the sample and the position of the output; the figures are in a summary (JSON) beside their folder.
+/// Reading, copying, computing and writing overlap.
 /// Ctrl-C finishes the batches in hand; a second one stops at once.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use onnxfix_ir::{DataType, Tensor};
 use onnxfix_npu::{Interface, Work, WorkError};
 use onnxfix_samples::{Format, Inputs, Outputs, Slot};
+use serde::Serialize;
 
 /// What a run without files computes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +30,15 @@ pub struct Target {
     pub axis: usize,
 }
 
+/// The files of a sample.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SampleFiles {
+    /// What was read.
+    pub infiles: Vec<String>,
+    /// What was written.
+    pub outfiles: Vec<String>,
+}
+
 /// Where batches come from.
 #[derive(Debug)]
 enum From {
@@ -44,7 +54,7 @@ pub struct Feed {
     slots: Vec<Slot>,
     target: Option<Outputs>,
     /// The files that were read and written, by the name of the sample.
-    files: Mutex<BTreeMap<String, (Vec<PathBuf>, Vec<PathBuf>)>>,
+    files: Mutex<BTreeMap<String, SampleFiles>>,
 }
 
 impl Feed {
@@ -116,14 +126,17 @@ impl Feed {
 
     /// The files that were read and written, by the name of the sample.
     #[must_use]
-    pub fn into_files(self) -> BTreeMap<String, (Vec<PathBuf>, Vec<PathBuf>)> {
+    pub fn into_files(self) -> BTreeMap<String, SampleFiles> {
         self.files.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note(&self, name: &str, read: &[&Path], written: Vec<PathBuf>) {
-        let read = read.iter().map(|path| path.to_path_buf()).collect();
+    fn note(&self, name: &str, read: &[&Path], written: &[PathBuf]) {
+        let sample = SampleFiles {
+            infiles: read.iter().map(|path| path.display().to_string()).collect(),
+            outfiles: written.iter().map(|path| path.display().to_string()).collect(),
+        };
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        files.insert(name.to_owned(), (read, written));
+        files.insert(name.to_owned(), sample);
     }
 }
 
@@ -165,7 +178,7 @@ impl Work for Feed {
                 let names: Vec<String> = samples.clone().map(|at| inputs.name(at)).collect();
                 let written = target.write(&names, inputs.per_batch(), &self.slots, &tensors)?;
                 for ((sample, name), written) in samples.zip(&names).zip(written) {
-                    self.note(name, &inputs.files(sample), written);
+                    self.note(name, &inputs.files(sample), &written);
                 }
             }
             // All batches are alike, and so are their results: one is enough.
@@ -174,7 +187,7 @@ impl Work for Feed {
                 let name = "pure_infer_data".to_owned();
                 let written =
                     target.write(std::slice::from_ref(&name), 1, &self.slots, &tensors)?;
-                self.note(&name, &[], written.into_iter().flatten().collect());
+                self.note(&name, &[], &written.concat());
             }
         }
         Ok(())

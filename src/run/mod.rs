@@ -18,7 +18,7 @@ use onnxfix_samples::Slot;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-pub use feed::{Feed, PureData, Target};
+pub use feed::{Feed, PureData, SampleFiles, Target};
 
 use crate::engine::{InputSpec, Lowering};
 use crate::verify::{self, Subject};
@@ -52,7 +52,7 @@ pub struct Report {
     /// What ran, and why not everything did.
     pub ran: Ran,
     /// Files read and written, by sample.
-    pub files: BTreeMap<String, (Vec<PathBuf>, Vec<PathBuf>)>,
+    pub files: BTreeMap<String, SampleFiles>,
 }
 
 impl Report {
@@ -69,17 +69,8 @@ impl Report {
             Ok(Value::Object(map)) => map,
             _ => Map::new(),
         };
-        let shown = |paths: &[PathBuf]| paths.iter().map(|p| p.display().to_string()).collect();
-        let files: Map<String, Value> = self
-            .files
-            .iter()
-            .map(|(name, (read, written))| {
-                let (infiles, outfiles): (Vec<String>, Vec<String>) = (shown(read), shown(written));
-                (name.clone(), json!({"infiles": infiles, "outfiles": outfiles}))
-            })
-            .collect();
         let times: Vec<f32> = self.ran.times.iter().map(|t| t.compute).collect();
-        map.insert("filesinfo".to_owned(), Value::Object(files));
+        map.insert("filesinfo".to_owned(), json!(self.files));
         map.insert("args".to_owned(), serde_json::to_value(args).unwrap_or_default());
         map.insert("npu_compute_time_list".to_owned(), json!(times));
         map.insert("pid".to_owned(), json!(std::process::id()));

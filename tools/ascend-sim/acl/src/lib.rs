@@ -8,11 +8,7 @@
 //!
 //! What it does wrong on purpose, the environment says: [`faults`]. Errors have the codes of AscendCL where its
 //! documentation names one for the case; which code the real library gives otherwise is not known.
-#![expect(
-    unsafe_code,
-    clippy::missing_safety_doc,
-    reason = "an interface for C, documented in ascendcl-sys"
-)]
+#![expect(unsafe_code, reason = "an interface for C, documented in ascendcl-sys")]
 
 mod faults;
 mod model;
@@ -111,6 +107,8 @@ fn text(call: &str, text: *const c_char) -> Outcome<String> {
     Ok(unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned())
 }
 
+static ONCE: Once = Once::new();
+
 /// Noise on stdout, in the buffer of C's library and past it.
 fn noise(line: &CStr) {
     // SAFETY: texts that end with a zero; the format takes no arguments beyond its text.
@@ -138,7 +136,6 @@ extern "C" fn aclInit(config: *const c_char) -> aclError {
         }
         state.running = true;
         drop(state);
-        static ONCE: Once = Once::new();
         // SAFETY: the function takes nothing and does not unwind.
         ONCE.call_once(|| unsafe {
             libc::atexit(at_exit);
@@ -212,17 +209,14 @@ extern "C" fn aclrtSetDevice(device: c_int) -> aclError {
     call("aclrtSetDevice", || {
         check_device("aclrtSetDevice", device)?;
         let mut state = state();
-        let handle = match state.opened.get_mut(&device) {
-            Some((times, handle)) => {
-                *times += 1;
-                *handle
-            }
-            None => {
-                let handle = state.handle();
-                state.contexts.insert(handle, Context { device, default: true });
-                state.opened.insert(device, (1, handle));
-                handle
-            }
+        let handle = if let Some((times, handle)) = state.opened.get_mut(&device) {
+            *times += 1;
+            *handle
+        } else {
+            let handle = state.handle();
+            state.contexts.insert(handle, Context { device, default: true });
+            state.opened.insert(device, (1, handle));
+            handle
         };
         State::set_context(handle);
         Ok(())
@@ -263,9 +257,12 @@ extern "C" fn aclrtGetRunMode(mode: *mut aclrtRunMode) -> aclError {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn aclrtGetMemInfo(kind: aclrtMemAttr, free: *mut usize, total: *mut usize) -> aclError {
+extern "C" fn aclrtGetMemInfo(
+    _kind: aclrtMemAttr,
+    free: *mut usize,
+    total: *mut usize,
+) -> aclError {
     call("aclrtGetMemInfo", || {
-        let _ddr_whatever_is_asked = kind;
         let device = state().context("aclrtGetMemInfo")?.1.device;
         let used = state().used(device);
         give("aclrtGetMemInfo", free, SETTINGS.memory.saturating_sub(used))?;
@@ -388,6 +385,7 @@ extern "C" fn aclrtStreamWaitEvent(stream: aclrtStream, event: aclrtEvent) -> ac
     call("aclrtStreamWaitEvent", || {
         let event = event_of("aclrtStreamWaitEvent", event)?;
         let turn = event.given();
+        event.wake();
         stream_of("aclrtStreamWaitEvent", stream)?.push(Task::Wait(event, turn));
         Ok(())
     })
@@ -425,7 +423,7 @@ extern "C" fn aclrtRecordEvent(event: aclrtEvent, stream: aclrtStream) -> aclErr
     call("aclrtRecordEvent", || {
         let event = event_of("aclrtRecordEvent", event)?;
         let stream = stream_of("aclrtRecordEvent", stream)?;
-        let turn = event.give();
+        let turn = event.give(&stream);
         stream.push(Task::Record(event, turn));
         Ok(())
     })
@@ -435,6 +433,7 @@ extern "C" fn aclrtRecordEvent(event: aclrtEvent, stream: aclrtStream) -> aclErr
 extern "C" fn aclrtSynchronizeEvent(event: aclrtEvent) -> aclError {
     call("aclrtSynchronizeEvent", || {
         let event = event_of("aclrtSynchronizeEvent", event)?;
+        event.wake();
         event.wait(event.given());
         Ok(())
     })
@@ -459,10 +458,9 @@ extern "C" fn aclrtEventElapsedTime(ms: *mut f32, start: aclrtEvent, end: aclrtE
 extern "C" fn aclrtMalloc(
     memory: *mut *mut c_void,
     size: usize,
-    policy: aclrtMemMallocPolicy,
+    _policy: aclrtMemMallocPolicy,
 ) -> aclError {
     call("aclrtMalloc", || {
-        let _pages_are_all_the_same = policy;
         let address = {
             let mut state = state();
             let (_, Context { device, .. }) = state.context("aclrtMalloc")?;
@@ -803,9 +801,11 @@ fn io<'a>(call: &str, list: &'a [model::Io], index: usize) -> Outcome<&'a model:
 #[unsafe(no_mangle)]
 extern "C" fn aclmdlGetInputSizeByIndex(desc: *mut aclmdlDesc, index: usize) -> usize {
     let name = "aclmdlGetInputSizeByIndex";
-    let size = |model: Arc<Model>| match is_gear(&model, index) {
-        true => Ok(GEAR_BYTES),
-        false => io(name, &model.inputs, index).map(model::Io::bytes),
+    let size = |model: Arc<Model>| {
+        if is_gear(&model, index) {
+            return Ok(GEAR_BYTES);
+        }
+        io(name, &model.inputs, index).map(model::Io::bytes)
     };
     or(described(name, desc).and_then(size), 0)
 }
@@ -910,9 +910,11 @@ extern "C" fn aclmdlGetOutputNameByIndex(desc: *const aclmdlDesc, index: usize) 
 #[unsafe(no_mangle)]
 extern "C" fn aclmdlGetInputDataType(desc: *const aclmdlDesc, index: usize) -> aclDataType {
     let name = "aclmdlGetInputDataType";
-    let of = |model: Arc<Model>| match is_gear(&model, index) {
-        true => Ok(aclDataType::ACL_INT64),
-        false => io(name, &model.inputs, index).map(model::Io::acl_type),
+    let of = |model: Arc<Model>| {
+        if is_gear(&model, index) {
+            return Ok(aclDataType::ACL_INT64);
+        }
+        io(name, &model.inputs, index).map(model::Io::acl_type)
     };
     or(described(name, desc).and_then(of), aclDataType::ACL_DT_UNDEFINED)
 }

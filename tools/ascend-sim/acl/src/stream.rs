@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
 use crate::faults::SETTINGS;
@@ -154,8 +154,19 @@ impl Stream {
         queue
     }
 
+    /// Gives the stream something to do. Events alone do not wake its thread: whoever waits for one does, with [`wake`], or
+    /// comes by them while it waits for the stream.
+    ///
+    /// [`wake`]: Stream::wake
     pub(crate) fn push(&self, task: Task) {
+        let wakes = !matches!(task, Task::Record(..));
         self.lock().tasks.push_back(task);
+        if wakes {
+            self.wake();
+        }
+    }
+
+    pub(crate) fn wake(&self) {
         self.changed.notify_all();
     }
 
@@ -192,6 +203,7 @@ struct Turns {
     given: u64,
     reached: u64,
     at: Option<Instant>,
+    stream: Weak<Stream>,
 }
 
 /// A point in a stream.
@@ -212,10 +224,19 @@ impl Event {
     }
 
     /// The event is put into a stream once more.
-    pub(crate) fn give(&self) -> u64 {
+    pub(crate) fn give(&self, stream: &Arc<Stream>) -> u64 {
         let mut turns = self.lock();
         turns.given += 1;
+        turns.stream = Arc::downgrade(stream);
         turns.given
+    }
+
+    /// Wakes the stream that the event is in.
+    pub(crate) fn wake(&self) {
+        let stream = self.lock().stream.upgrade();
+        if let Some(stream) = stream {
+            stream.wake();
+        }
     }
 
     /// How often it was put into streams.
