@@ -11,7 +11,7 @@ use crate::types::{DEFINES, ENUMERATIONS, LAYOUTS, OPAQUE, TEXTS};
 #[must_use]
 pub fn header() -> String {
     let mut out = String::from(
-        "#pragma once\n#include <stddef.h>\n#include <stdint.h>\n\ntypedef int aclError;\n\
+        "#pragma once\n#include <stddef.h>\n#include <stdint.h>\n\ntypedef int aclError;\n#define ACL_SUCCESS 0\n\
          typedef void *aclrtContext, *aclrtStream, *aclrtEvent;\n",
     );
     for name in OPAQUE {
@@ -30,10 +30,9 @@ pub fn header() -> String {
     }
     for layout in LAYOUTS {
         let _ = writeln!(out, "typedef struct {{");
-        for (ty, name, _) in layout.fields {
-            let (ty, array) = ty.split_once('[').unwrap_or((ty, ""));
-            let bracket = if array.is_empty() { "" } else { "[" };
-            let _ = writeln!(out, "  {ty} {name}{bracket}{array};");
+        for field in layout.fields {
+            let (ty, array) = field.ty.split_at(field.ty.find('[').unwrap_or(field.ty.len()));
+            let _ = writeln!(out, "  {ty} {}{array};", field.name);
         }
         let _ = writeln!(out, "}} {};", layout.name);
     }
@@ -92,8 +91,11 @@ pub fn check(declares: &dyn Fn(&str) -> bool) -> Check {
     for layout in LAYOUTS.iter().filter(|layout| has(layout.name)) {
         let of = layout.name;
         same(&format!("sizeof {of}"), &format!("sizeof({of})"), layout.size as i64);
-        for (_, field, offset) in layout.fields {
-            same(&format!("{of}.{field}"), &format!("offsetof({of}, {field})"), *offset as i64);
+        for field in layout.fields {
+            let name = format!("{of}.{}", field.name);
+            same(&name, &format!("offsetof({of}, {})", field.name), field.offset as i64);
+            let size = format!("sizeof((({of} *)0)->{})", field.name);
+            same(&format!("sizeof {name}"), &size, field.size as i64);
         }
     }
     for code in CODES.iter().filter(|code| has(code.name)) {

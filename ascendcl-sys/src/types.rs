@@ -316,29 +316,50 @@ pub struct Layout {
     pub name: &'static str,
     /// Its size in bytes.
     pub size: usize,
-    /// Its fields: type in C with the length of an array, name, and bytes before it.
-    pub fields: &'static [(&'static str, &'static str, usize)],
+    /// Its fields, in order.
+    pub fields: &'static [Field],
+}
+
+/// A field of a struct.
+#[derive(Debug, Clone, Copy)]
+pub struct Field {
+    /// Its type in C, with the length of an array.
+    pub ty: &'static str,
+    /// Its name.
+    pub name: &'static str,
+    /// Bytes before it.
+    pub offset: usize,
+    /// Its own bytes.
+    pub size: usize,
+}
+
+/// A [`Layout`], from the struct itself.
+macro_rules! layout {
+    ($name:ident { $($field:ident: $c:literal = $ty:ty),* $(,)? }) => {
+        Layout {
+            name: stringify!($name),
+            size: size_of::<$name>(),
+            fields: &[$(Field {
+                ty: $c,
+                name: stringify!($field),
+                offset: offset_of!($name, $field),
+                size: size_of::<$ty>(),
+            }),*],
+        }
+    };
 }
 
 /// Every struct whose fields are read or written here.
 pub const LAYOUTS: &[Layout] = &[
-    Layout {
-        name: "aclmdlIODims",
-        size: size_of::<aclmdlIODims>(),
-        fields: &[
-            ("char[128]", "name", offset_of!(aclmdlIODims, name)),
-            ("size_t", "dimCount", offset_of!(aclmdlIODims, dimCount)),
-            ("int64_t[128]", "dims", offset_of!(aclmdlIODims, dims)),
-        ],
-    },
-    Layout {
-        name: "aclmdlBatch",
-        size: size_of::<aclmdlBatch>(),
-        fields: &[
-            ("size_t", "batchCount", offset_of!(aclmdlBatch, batchCount)),
-            ("uint64_t[128]", "batch", offset_of!(aclmdlBatch, batch)),
-        ],
-    },
+    layout!(aclmdlIODims {
+        name: "char[128]" = [c_char; ACL_MAX_TENSOR_NAME_LEN],
+        dimCount: "size_t" = usize,
+        dims: "int64_t[128]" = [i64; ACL_MAX_DIM_CNT],
+    }),
+    layout!(aclmdlBatch {
+        batchCount: "size_t" = usize,
+        batch: "uint64_t[128]" = [u64; ACL_MAX_BATCH_NUM],
+    }),
 ];
 
 const _: () = {

@@ -224,6 +224,39 @@ fn a_failure_on_the_way_is_said_of_its_batch() {
     }
 }
 
+/// A program in C, compiled with gcc against the declarations of `ascendcl-sys`, meets the same library.
+#[test]
+fn a_c_program_agrees_on_the_interface() {
+    let bench = Bench::new(DOUBLE, "Ascend310P3", &[]);
+    let folder = bench.folder.path();
+    std::fs::write(folder.join("ascendcl.h"), ascendcl_sys::header()).expect("written");
+    let (library, program) = (built().join("libascendcl.so"), folder.join("minimal"));
+    let compiled = Command::new("gcc")
+        .args(["-std=c11", "-Wall", "-Wextra", "-Wno-strict-prototypes", "-Werror", "-I"])
+        .arg(folder)
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/minimal.c"))
+        .arg(&library)
+        .arg("-o")
+        .arg(&program)
+        .output();
+    let Ok(compiled) = compiled else {
+        #[expect(clippy::print_stderr, reason = "says that something was not tested")]
+        {
+            eprintln!("skipped: there is no gcc");
+        }
+        return;
+    };
+    assert!(compiled.status.success(), "{}", said(&compiled));
+    let ran = Command::new(&program)
+        .arg(bench.model())
+        .env("LD_LIBRARY_PATH", built())
+        .env("ASCEND_SIM_REPORT", folder.join("report.json"))
+        .output()
+        .expect("it runs");
+    assert!(ran.status.success(), "{}", said(&ran));
+    bench.assert_clean("C");
+}
+
 /// Every call that a run makes fails once, in turn: it is reported once, nothing is left behind, nothing waits for ever.
 #[test]
 fn every_call_may_fail() {

@@ -55,7 +55,7 @@ enum Command {
     Verify(verify::Args),
     Inspect(inspect::Args),
     Run(Box<run::Args>),
-    Bench(bench::Args),
+    Bench(Box<bench::Args>),
     Diff(diff::Args),
     Print(print::Args),
     Passes(passes::Args),

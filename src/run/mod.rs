@@ -45,6 +45,8 @@ pub struct Report {
     pub simulated: bool,
     /// Samples of a run of the model.
     pub batch: u64,
+    /// What the model takes.
+    pub inputs: Vec<Slot>,
     /// Batches that there were to run.
     pub batches: usize,
     /// The figures.
@@ -139,13 +141,14 @@ pub fn run_compiled(
     let mut seen = None;
     let prepare = |interface: &Interface| {
         let made = feed(interface, files).map(Arc::new).map_err(Failed)?;
-        seen = Some((Arc::clone(&made), batch_of(batch, &made, &interface.inputs)));
+        let samples = batch_of(batch, &made, &interface.inputs);
+        seen = Some((Arc::clone(&made), samples, interface.inputs.clone()));
         Ok(Shared(made))
     };
     let ran = onnxfix_npu::run(runtime, plan, prepare, stop, progress).map_err(|e: Failed| e.0)?;
-    let (feed, batch) = seen.context("the model ran without work")?;
+    let (feed, batch, inputs) = seen.context("the model ran without work")?;
     let simulated = is_simulated(&device);
-    Ok(report(device, simulated, batch, feed, ran))
+    Ok(report(device, simulated, (batch, inputs), feed, ran))
 }
 
 /// The feed, which the report needs once more after the run.
@@ -165,12 +168,18 @@ impl onnxfix_npu::Work for Shared {
     }
 }
 
-fn report(device: String, simulated: bool, batch: u64, feed: Arc<Feed>, ran: Ran) -> Report {
+fn report(
+    device: String,
+    simulated: bool,
+    (batch, inputs): (u64, Vec<Slot>),
+    feed: Arc<Feed>,
+    ran: Ran,
+) -> Report {
     let samples = feed.samples(ran.finished).map_or(ran.times.len() as u64 * batch, |n| n as u64);
     let figures = Figures::new(&ran.times, batch, samples, ran.seconds, simulated);
     let batches = feed.batches();
     let files = Arc::into_inner(feed).map(Feed::into_files).unwrap_or_default();
-    Report { device, simulated, batch, batches, figures, ran, files }
+    Report { device, simulated, batch, inputs, batches, figures, ran, files }
 }
 
 /// How a model runs on the CPU.
@@ -219,7 +228,8 @@ pub fn run_on_cpu(
     let batch = batch_of(batch, &feed, &interface.inputs);
     let settings = (cpu.threads, cpu.warmups, cpu.repeats);
     let ran = cpu::run(&engine, &interface.outputs, &feed, settings, stop, progress);
-    Ok(report("tract on the CPU".to_owned(), false, batch, Arc::new(feed), ran))
+    let device = "tract on the CPU".to_owned();
+    Ok(report(device, false, (batch, interface.inputs), Arc::new(feed), ran))
 }
 
 /// What the model takes: the dimensions that it declares, those that the user gives, and for an open first one the batch, or 1.
