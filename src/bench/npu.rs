@@ -140,6 +140,7 @@ pub fn time(
             };
             let files = Files {
                 inputs: Vec::new(),
+                bin_dtype: None,
                 pure: PureData::Zero,
                 batches: timer.runs,
                 target: None,

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use onnxfix_ir::DataType;
 use onnxfix_npu::{Flow, NpuError, Plan};
 use onnxfix_samples::Format;
 use serde::Serialize;
@@ -34,6 +35,10 @@ pub(crate) struct Args {
     /// each. Without it the model runs on made-up data.
     #[arg(short, long, value_name = "PATH,..", value_delimiter = ',')]
     input: Vec<PathBuf>,
+
+    /// Type of the elements of .bin files, such as int64, where it is not that of the input. Integers must fit the input's type.
+    #[arg(long, value_name = "TYPE", value_parser = dtype)]
+    bin_dtype: Option<DataType>,
 
     /// Folder for results; without it they are dropped.
     #[arg(short, long, value_name = "DIR")]
@@ -176,11 +181,16 @@ struct Recorded<'a> {
     blocking: bool,
 }
 
+fn dtype(text: &str) -> Result<DataType, String> {
+    DataType::from_name(text).ok_or_else(|| "a type such as int64 or float16 is wanted".to_owned())
+}
+
 pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
     args.refused.check()?;
     let folder = args.output.as_deref().map(|output| Folder::new(output, args)).transpose()?;
     let files = Files {
         inputs: args.input.clone(),
+        bin_dtype: args.bin_dtype,
         pure: match args.pure_data_type {
             PureType::Zero => PureData::Zero,
             PureType::Random => PureData::Random,

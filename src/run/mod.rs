@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context as _, Result, bail};
-use onnxfix_ir::Dim;
+use onnxfix_ir::{DataType, Dim};
 use onnxfix_npu::acl::Runtime;
 use onnxfix_npu::summary::Figures;
 use onnxfix_npu::{Interface, NpuError, Plan, Ran, Work as _, is_simulated};
@@ -28,6 +28,8 @@ use crate::verify::{self, Subject};
 pub struct Files {
     /// Files or folders; none for made-up data.
     pub inputs: Vec<PathBuf>,
+    /// Type of the elements of `.bin` files; none for that of the input.
+    pub bin_dtype: Option<DataType>,
     /// What to make up.
     pub pure: PureData,
     /// How many batches to make up.
@@ -112,7 +114,7 @@ fn feed(interface: &Interface, files: &Files) -> Result<Feed> {
     let target = files.target.as_ref();
     match files.inputs.as_slice() {
         [] => Feed::made_up(interface, files.pure, files.batches, target),
-        paths => Feed::of_files(interface, paths, target),
+        paths => Feed::of_files(interface, paths, files.bin_dtype, target),
     }
 }
 
