@@ -1,4 +1,4 @@
-//! The `onnxfix` program: the only place that reads and writes files, starts processes and prints.
+//! The `onnxfix` program: the only place that prints, and with `onnxfix-atc` the only one that starts processes.
 
 pub mod bench;
 pub mod cli;

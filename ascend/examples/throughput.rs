@@ -15,7 +15,7 @@ use onnxfix_ascend::cost::{Calibration, Plan, Prediction, Unit};
 use onnxfix_ascend::platform::{self, Platform};
 use onnxfix_ir::text::parse_graph;
 use onnxfix_ir::{LoadOptions, Model, Tensor, TensorData, ValueId, load};
-use onnxfix_passes::{InputShape, Options, PORTABLE_ONLY, Pipeline, run};
+use onnxfix_passes::{CostModel, InputShape, Options, PORTABLE_ONLY, Pipeline, run};
 use serde::{Deserialize, Serialize};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -88,7 +88,7 @@ fn main() -> Result<()> {
             for batch in batches.split(',') {
                 let (batch, seq): (u64, i64) = (batch.parse()?, seq.parse()?);
                 for optimize in [false, true] {
-                    let plan = Plan::new(&prepared(&loaded, batch, seq, optimize)?, chip)?;
+                    let plan = Plan::new(&prepared(chip, &loaded, batch, seq, optimize)?, chip)?;
                     let summary = Summary::of(&plan.predict(Calibration::published()));
                     rows.push(serde_json::json!({"optimized": optimize, "batch": batch, "seq": seq, "is": summary}));
                 }
@@ -180,7 +180,7 @@ fn plan_points(chip: &Platform) -> Result<Vec<(Point, Plan)>> {
                     let plan = if let Some(plan) = plans.get(&(batch, points.seq)) {
                         plan.clone()
                     } else {
-                        let prepared = prepared(&graph, batch, points.seq, model.optimize)?;
+                        let prepared = prepared(chip, &graph, batch, points.seq, model.optimize)?;
                         Plan::new(&prepared, chip)?
                     };
                     plans.insert((batch, points.seq), plan.clone());
@@ -240,7 +240,7 @@ fn filled(file: &Path) -> Result<Model> {
 }
 
 /// The model with these shapes, optimized for the chip or as ATC would get it.
-fn prepared(model: &Model, batch: u64, seq: i64, optimize: bool) -> Result<Model> {
+fn prepared(chip: &Platform, model: &Model, batch: u64, seq: i64, optimize: bool) -> Result<Model> {
     let mut model = model.clone();
     let inputs = model[model.root()].inputs().iter();
     let shapes = inputs
@@ -252,7 +252,8 @@ fn prepared(model: &Model, batch: u64, seq: i64, optimize: bool) -> Result<Model
         Pipeline::of(&["fix-input-shapes", "infer-shapes", "inline-constant-if"])?
     };
     let opset = optimize.then_some(13);
-    let options = Options { shapes, static_shapes: true, opset, ..Options::default() };
+    let costs: Option<Arc<dyn CostModel>> = Some(Arc::new(chip.clone()));
+    let options = Options { shapes, static_shapes: true, opset, costs, ..Options::default() };
     let _report = run(&mut model, &pipeline, &options, &mut |_, _| {})?;
     Ok(model)
 }

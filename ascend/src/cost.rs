@@ -13,6 +13,7 @@ use std::sync::LazyLock;
 
 use onnxfix_ir::infer::Contradiction;
 use onnxfix_ir::{Model, NodeId, Place, ValueId};
+use onnxfix_passes::{CostModel, Storage};
 use serde::{Deserialize, Serialize};
 
 use self::cache::Cache;
@@ -303,31 +304,50 @@ impl Plan {
     }
 }
 
-/// Microseconds that a product of `batch` matrices of `rows`×`depth` with matrices of `depth`×`columns` takes, its
-/// operands in L2 or not: what a pass can ask that has a choice between forms.
-#[must_use]
-pub fn product_time(
-    platform: &Platform,
-    [batch, rows, depth, columns]: [u64; 4],
-    in_cache: bool,
-) -> f64 {
-    let tiles = |n: u64| n.div_ceil(TILE) as f64;
-    let blocks = batch as f64 * tiles(rows) * tiles(columns);
-    let bytes = 2.0 * batch as f64 * (rows * depth + depth * columns + rows * columns) as f64;
-    let (memory, cache) = if in_cache { (0.0, bytes) } else { (bytes, 0.0) };
-    let work = Work {
-        unit: Unit::Cube,
-        tiles: blocks * tiles(depth),
-        blocks,
+/// Bytes of an element of float16.
+const HALF: u64 = 2;
+
+/// What a pass asks that has a choice between forms, by the published calibration.
+impl CostModel for Platform {
+    fn product(&self, [batch, rows, depth, columns]: [u64; 4], at: Storage) -> f64 {
+        let tiles = |n: u64| n.div_ceil(TILE) as f64;
+        let blocks = batch as f64 * tiles(rows) * tiles(columns);
+        let elements = batch * (rows * depth + depth * columns + rows * columns);
+        let mut work = moved(HALF * elements, at);
+        (work.unit, work.tiles, work.blocks) = (Unit::Cube, blocks * tiles(depth), blocks);
+        Times::of(&work, self, Calibration::published()).total()
+    }
+
+    fn copy(&self, read: u64, written: u64, at: Storage) -> f64 {
+        let mut work = moved(HALF * (read + written), at);
+        work.lanes = written as f64;
+        Times::of(&work, self, Calibration::published()).total()
+    }
+
+    fn cache(&self) -> u64 {
+        self.l2_bytes / HALF
+    }
+}
+
+/// Work that is nothing but moving bytes.
+fn moved(bytes: u64, at: Storage) -> Work {
+    let bytes = bytes as f64;
+    let traffic = match at {
+        Storage::Memory => cache::Traffic { memory: bytes, cache: 0.0 },
+        Storage::Cache => cache::Traffic { memory: 0.0, cache: bytes },
+    };
+    Work {
+        unit: Unit::Vector,
+        tiles: 0.0,
+        blocks: 0.0,
         lanes: 0.0,
         scalars: 0.0,
         ai_cpu: 0.0,
-        traffic: cache::Traffic { memory, cache },
+        traffic,
         flops: 0.0,
         is_ragged: false,
         unsure: 1.0,
-    };
-    Times::of(&work, platform, Calibration::published()).total()
+    }
 }
 
 /// The time of a node.
@@ -771,11 +791,21 @@ mod tests {
 
     #[test]
     fn a_product_alone_can_be_asked_for() {
-        let [near, far] =
-            [true, false].map(|in_cache| product_time(p3(), [12, 256, 64, 256], in_cache));
+        let product = |at| p3().product([12, 256, 64, 256], at);
+        let (near, far) = (product(Storage::Cache), product(Storage::Memory));
         assert!(near <= far && near > 0.0);
         let text = "g (float[12,256,64] x, float[12,64,256] w) => (float[12,256,256] y) { y = MatMul (x, w) }";
         let whole = predict(&model(text), p3()).expect("a prediction").time.likely;
         assert!(near <= whole && whole <= far + 1e-9);
+    }
+
+    #[test]
+    fn a_slice_takes_as_long_as_a_copy_from_memory_or_from_the_cache() {
+        let text = "g (float[12,512,256] x) => (float[12,256,256] y) <int64[1] b = {0}, int64[1] e = {256}, int64[1] one = {1}> { y = Slice (x, b, e, one) }";
+        let whole = predict(&model(text), p3()).expect("a prediction").time.likely;
+        let elements = 12 * 256 * 256;
+        let copy = |at| p3().copy(elements, elements, at);
+        // What is written may stay in the cache.
+        assert!(copy(Storage::Cache) < whole && whole < copy(Storage::Memory), "{whole}");
     }
 }

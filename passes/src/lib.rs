@@ -3,6 +3,7 @@
 //! One file per pass; [`PASSES`] is the ordered table of all of them. A pass does no input or output, prints nothing,
 //! and never imports another pass. What it tells the user goes through [`PassCx`].
 
+mod cost;
 mod gelu;
 mod interval;
 mod key;
@@ -16,10 +17,12 @@ mod pipeline;
 mod retype;
 mod rewrite;
 mod shapes;
+mod skew;
 #[cfg(test)]
 mod testing;
 mod trace;
 
+pub use cost::{CostModel, Storage};
 pub(crate) use pass::declare_pass;
 pub use pass::{
     Changed, Documented, Group, Miss, MissAt, Note, Numerics, Pass, PassCx, PassError, PassInfo,

@@ -13,8 +13,10 @@ use onnxfix_ir::{
 pub enum Operand {
     /// A value of the model.
     Value(ValueId),
-    /// The only output of a node of the patch.
+    /// The first output of a node of the patch.
     Node(u32),
+    /// An output of a node of the patch: the node, and the output's position.
+    Output(u32, u32),
     /// A constant of the patch.
     Constant(u32),
 }
@@ -41,6 +43,7 @@ struct PatchNode {
     op: &'static str,
     inputs: Vec<Option<Operand>>,
     attrs: Attrs,
+    outputs: u32,
 }
 
 impl Patch {
@@ -74,8 +77,23 @@ impl Patch {
     /// A node with attributes.
     pub fn node_with(&mut self, op: &'static str, inputs: &[Operand], attrs: Attrs) -> Operand {
         let inputs = inputs.iter().map(|&i| Some(i)).collect();
-        self.nodes.push(PatchNode { op, inputs, attrs });
+        self.nodes.push(PatchNode { op, inputs, attrs, outputs: 1 });
         Operand::Node(self.nodes.len() as u32 - 1)
+    }
+
+    /// `x` in parts of these sizes along an axis.
+    pub fn split(&mut self, x: Operand, axis: i64, sizes: &[i64]) -> Vec<Operand> {
+        // Opset 13 made the sizes an input.
+        let (inputs, attrs) = if self.opset >= 13 {
+            (vec![x, self.constant(Tensor::ints(sizes))], attrs([("axis", axis.into())]))
+        } else {
+            (vec![x], attrs([("axis", axis.into()), ("split", sizes.into())]))
+        };
+        let node = self.nodes.len() as u32;
+        self.node_with("Split", &inputs, attrs);
+        let parts = sizes.len() as u32;
+        self.nodes[node as usize].outputs = parts;
+        (0..parts).map(|slot| Operand::Output(node, slot)).collect()
     }
 
     /// A constant; equal ones of a patch are one.
@@ -235,7 +253,7 @@ impl Patch {
                     return Some("a graph output needs a node of its graph that makes it");
                 }
                 // Two outputs of a graph would be one.
-                Operand::Node(_) => {
+                Operand::Node(_) | Operand::Output(..) => {
                     let same = |&(other, by): &(ValueId, Operand)| {
                         by == new && other != old && outputs_of(model, other).next().is_some()
                     };
@@ -305,13 +323,17 @@ pub(crate) fn apply(
     let resolve = |model: &Model, made: &[NodeId], operand: Operand| match operand {
         Operand::Value(v) => Some(v),
         Operand::Node(i) => model[made[i as usize]].output(0),
+        Operand::Output(i, slot) => model[made[i as usize]].output(slot as usize),
         Operand::Constant(i) => Some(constants[i as usize]),
     };
     let known = Known::new();
     for new in patch.nodes {
         let inputs =
             new.inputs.into_iter().map(|i| i.and_then(|i| resolve(model, &made, i))).collect();
-        let output = model.fresh_name(&format!("{base}_{}", new.op));
+        let outputs: Vec<Name> = match new.outputs {
+            1 => vec![model.fresh_name(&format!("{base}_{}", new.op))],
+            n => (0..n).map(|i| model.fresh_name(&format!("{base}_{}_{i}", new.op))).collect(),
+        };
         let node = model.add_node(
             graph,
             Some(root),
@@ -320,17 +342,18 @@ pub(crate) fn apply(
                     model[root].op().domain.clone().filter(|d| d == "ai.onnx"),
                     new.op.into(),
                 ),
-                name: Some(output.clone()),
+                name: outputs.first().cloned(),
                 inputs,
-                outputs: vec![Some(output)],
+                outputs: outputs.into_iter().map(Some).collect(),
                 attrs: new.attrs,
             },
         );
         model.node_mut(node).metadata().push((PROVENANCE.into(), pass.into()));
         let types = infer_node(model, node, &known).map_err(|e| format!("new {}: {e}", new.op))?;
-        let y = model[node].output(0);
-        if let (Some(y), Some(ty)) = (y, types.into_iter().next().flatten()) {
-            model.set_type(y, Some(ty));
+        for (slot, ty) in types.into_iter().enumerate() {
+            if let (Some(y), Some(ty)) = (model[node].output(slot), ty) {
+                model.set_type(y, Some(ty));
+            }
         }
         made.push(node);
     }

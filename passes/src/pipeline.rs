@@ -1,5 +1,6 @@
 //! The ordered table of passes, and a run over some of them.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hashbrown::HashSet;
@@ -18,17 +19,20 @@ use crate::passes::{
     eliminate_nop_slice, eliminate_nop_split, eliminate_nop_transpose, eliminate_repeated_weights,
     eliminate_unit_axes, eliminate_unit_transpose, eliminate_unused_opsets, fix_input_shapes,
     flatten_linear_layers, fold_constants, fold_reshape_shape, fold_scale_into_weights, fuse_gelu,
-    fuse_gemm, fuse_layer_norm, fuse_residual, fuse_skew, hoist_bias, infer_shapes,
-    inline_constant_if, inline_functions, join_products, merge_bias_into_convolution, merge_casts,
-    merge_reshapes, merge_reshapes_across_softmax, merge_reshapes_across_transpose,
-    merge_transposes, merge_transposes_across_concat, merge_transposes_across_reshape, name_nodes,
-    narrow_bands, narrow_convolutions, narrow_doubles, narrow_integers, narrow_to_diagonal,
-    narrow_to_used_rows, order_operands, reassociate_products, share_attention_mask,
-    simplify_truth_values, sink_expands, sink_reshapes, sink_widening_casts,
-    split_heads_from_batch, split_projections, widen_convolutions,
+    fuse_gemm, fuse_layer_norm, fuse_residual, fuse_skew, group_attention_by_cache, hoist_bias,
+    infer_shapes, inline_constant_if, inline_functions, join_products, merge_bias_into_convolution,
+    merge_casts, merge_qkv_projections, merge_reshapes, merge_reshapes_across_softmax,
+    merge_reshapes_across_transpose, merge_skew_slices, merge_transposes,
+    merge_transposes_across_concat, merge_transposes_across_reshape, name_nodes, narrow_bands,
+    narrow_convolutions, narrow_doubles, narrow_integers, narrow_to_diagonal, narrow_to_used_rows,
+    order_operands, reassociate_products, share_attention_mask, simplify_truth_values,
+    sink_expands, sink_reshapes, sink_widening_casts, split_heads_from_batch, split_projections,
+    widen_convolutions,
 };
 use crate::patch::node_name;
-use crate::{Changed, DimBinding, InputShape, MissAt, Note, PROVENANCE, Pass, PassCx, PassError};
+use crate::{
+    Changed, CostModel, DimBinding, InputShape, MissAt, Note, PROVENANCE, Pass, PassCx, PassError,
+};
 
 /// Every pass, in the order in which pipelines run them.
 pub static PASSES: &[&dyn Pass] = &[
@@ -99,6 +103,9 @@ pub static PASSES: &[&dyn Pass] = &[
     &narrow_convolutions::NarrowConvolutions,
     &reassociate_products::ReassociateProducts,
     &fuse_skew::FuseSkew,
+    &merge_skew_slices::MergeSkewSlices,
+    &merge_qkv_projections::MergeQkvProjections,
+    &group_attention_by_cache::GroupAttentionByCache,
     &fuse_residual::FuseResidual,
     &canonicalise_reshapes::CanonicaliseReshapes,
     &count_indices_from_front::CountIndicesFromFront,
@@ -127,6 +134,9 @@ pub const NPU_ONLY: &[&str] = &[
     "count-indices-from-front",
     "decompose-batched-gather",
     "decompose-trilu",
+    "group-attention-by-cache",
+    "merge-qkv-projections",
+    "merge-skew-slices",
     "name-nodes",
     "narrow-doubles",
     "narrow-integers",
@@ -148,6 +158,8 @@ pub const PORTABLE_ONLY: &[&str] = &[
 const LATE: &[&[&str]] = &[
     &["narrow-bands", "narrow-convolutions", "narrow-to-diagonal", "narrow-to-used-rows"],
     &["reassociate-products", "fuse-skew", "fuse-residual", "canonicalise-reshapes"],
+    // Forms of the whole attention, chosen by what they cost.
+    &["merge-skew-slices", "merge-qkv-projections", "group-attention-by-cache"],
     // Others know masks by the 64 bits they are computed in, and what goes needs no name.
     &["name-nodes", "narrow-integers"],
 ];
@@ -176,6 +188,8 @@ pub struct Options {
     pub max_rewrites: Option<u64>,
     /// Collect why this pass did not fire.
     pub why_not: Option<String>,
+    /// What operators cost on the target. Without it passes that have a choice leave the form that they are for.
+    pub costs: Option<Arc<dyn CostModel>>,
     /// Check the whole model after every single patch: for tests and for hunting bugs.
     pub check_each: bool,
 }
@@ -191,6 +205,7 @@ impl Default for Options {
             fold_limit: 10.0,
             max_rewrites: None,
             why_not: None,
+            costs: None,
             check_each: false,
         }
     }

@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 
 use crate::pass::place;
 use crate::patch::{Applied, apply};
-use crate::{Changed, Documented, Miss, Pass, PassCx, PassError, Patch};
+use crate::{Changed, CostModel, Documented, Miss, Pass, PassCx, PassError, Patch};
 
 /// A rewrite around one node.
 pub trait Rewrite: Documented + Sync {
@@ -33,6 +33,15 @@ pub trait Rewrite: Documented + Sync {
     /// # Errors
     /// [`Miss::NoMatch`] when this is another pattern, [`Miss::Unmet`] when a condition fails.
     fn try_rewrite(&self, model: &Model, root: NodeId) -> Result<Patch, Miss>;
+
+    /// As [`Rewrite::try_rewrite`], where the target says what its operators cost. A pass that leaves another form of the
+    /// same numbers says [`Miss::Unmet`] where that form would not be faster.
+    ///
+    /// # Errors
+    /// As [`Rewrite::try_rewrite`].
+    fn choose(&self, model: &Model, root: NodeId, _: &dyn CostModel) -> Result<Patch, Miss> {
+        self.try_rewrite(model, root)
+    }
 }
 
 impl<R: Rewrite> Pass for R {
@@ -85,7 +94,11 @@ fn drive(
         if model.node(root).is_none() || !is_root(model, root, &roots) {
             continue;
         }
-        let patch = match rewrite.try_rewrite(model, root) {
+        let found = match &cx.options.costs {
+            Some(costs) => rewrite.choose(model, root, &**costs),
+            None => rewrite.try_rewrite(model, root),
+        };
+        let patch = match found {
             Ok(patch) => match patch.obstacle(model) {
                 None => patch,
                 Some(why) => {

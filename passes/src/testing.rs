@@ -1,9 +1,11 @@
 //! What the tests of passes share. Each helper parses a graph, runs one pass with every check switched on, and prints.
 
+use std::sync::Arc;
+
 use onnxfix_ir::text::{parse, parse_graph, print_graph};
 use onnxfix_ir::{Model, check};
 
-use crate::{Options, Pass, Pipeline, Report, run};
+use crate::{CostModel, Options, Pass, Pipeline, Report, Storage, run};
 
 /// The opset of graphs without a header.
 const OPSET: i64 = 13;
@@ -88,4 +90,49 @@ pub(crate) fn computed(pass: Option<&'static dyn Pass>, text: &str) -> Vec<f64> 
     let constant = model.producer(y).and_then(|identity| model[identity].input(0));
     let tensor = constant.and_then(|v| model.constant(v)).expect("a constant");
     tensor.to_floats().expect("floats")
+}
+
+/// Costs that a test makes up, in microseconds: of each operator, of each multiplication, of each element read or written
+/// from memory; and how many elements the cache holds, from which they cost nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Costs {
+    pub(crate) start: f64,
+    pub(crate) multiplied: f64,
+    pub(crate) moved: f64,
+    pub(crate) cache: u64,
+}
+
+impl CostModel for Costs {
+    fn product(&self, [batch, rows, depth, columns]: [u64; 4], at: Storage) -> f64 {
+        let elements = batch * (rows * depth + depth * columns + rows * columns);
+        let multiplied = (batch * rows * depth * columns) as f64 * self.multiplied;
+        multiplied + self.copy(elements, 0, at)
+    }
+
+    fn copy(&self, read: u64, written: u64, at: Storage) -> f64 {
+        let moved = if at == Storage::Memory { self.moved } else { 0.0 };
+        self.start + (read + written) as f64 * moved
+    }
+
+    fn cache(&self) -> u64 {
+        self.cache
+    }
+}
+
+/// The operators after the pass where it asks what its form costs, or why it did not fire.
+#[track_caller]
+pub(crate) fn chosen(pass: &'static dyn Pass, text: &str, costs: Costs) -> Result<String, String> {
+    let mut model = model(text);
+    let options = Options {
+        check_each: true,
+        why_not: Some(pass.info().name.to_owned()),
+        costs: Some(Arc::new(costs)),
+        ..Options::default()
+    };
+    let report = run_one(pass, &mut model, &options);
+    if report.passes[0].rewrites == 0 {
+        return Err(report.misses.first().map(|m| m.why.clone()).unwrap_or_default());
+    }
+    let names = model.nodes(model.root()).map(|node| model[node].op().to_string());
+    Ok(names.collect::<Vec<_>>().join(" "))
 }

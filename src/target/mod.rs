@@ -2,9 +2,12 @@
 
 pub mod toolkit;
 
+use std::sync::Arc;
+
 use clap::ValueEnum;
 use onnxfix_ascend::facts::Cann;
-use onnxfix_passes::{NPU_ONLY, PASSES, PORTABLE_ONLY, PassError, Pipeline};
+use onnxfix_ascend::platform;
+use onnxfix_passes::{CostModel, NPU_ONLY, Options, PASSES, PORTABLE_ONLY, PassError, Pipeline};
 
 /// A target, which decides what must hold afterwards and which passes help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -34,6 +37,17 @@ impl Target {
         }
     }
 
+    /// What pipelines are told for this target under a release of CANN.
+    #[must_use]
+    pub fn options(self, cann: &Cann) -> Options {
+        Options {
+            static_shapes: self.static_shapes(),
+            opset: self.opset(cann),
+            costs: self.costs(),
+            ..Options::default()
+        }
+    }
+
     /// The chip that the result is for, as ATC spells it.
     #[must_use]
     pub fn soc(self) -> Option<&'static str> {
@@ -41,6 +55,13 @@ impl Target {
             Target::Ascend310P3 => Some("Ascend310P3"),
             Target::Portable => None,
         }
+    }
+
+    /// What operators cost on the target, for passes that leave one of several forms.
+    #[must_use]
+    pub fn costs(self) -> Option<Arc<dyn CostModel>> {
+        let platform = platform::find(self.soc()?).ok()?;
+        Some(Arc::new(platform.clone()))
     }
 
     /// The passes for this target, in order.

@@ -1,12 +1,10 @@
 //! fuse-skew
 
-use onnxfix_ir::{Model, NodeId, Tensor, ValueId};
+use onnxfix_ir::{Model, NodeId, Tensor};
 
-use crate::matching::{
-    Slice, dims, dims_of_elements, input, is_reshape, output, producer, sliced, used_once,
-};
 use crate::patch::attrs;
-use crate::{Miss, Patch, Rewrite, declare_pass, unmet};
+use crate::skew::Skew;
+use crate::{Miss, Patch, Rewrite, declare_pass};
 
 declare_pass! {
     /// Reads the band of a product that *decompose-gather-elements* leaves by one Gather of rows instead of two slices.
@@ -52,48 +50,15 @@ impl Rewrite for FuseSkew {
     }
 
     fn try_rewrite(&self, m: &Model, root: NodeId) -> Result<Patch, Miss> {
-        let (columns, y) = (sliced(m, root)?, output(m, root)?);
-        let (cut, seen) = (reshape_of(m, columns.x)?, dims(m, columns.x)?);
-        let piece = sliced(m, producer(m, cut, "Slice")?)?;
-        let product = reshape_of(m, piece.x)?;
-        let node = producer(m, product, "MatMul")?;
-        let of_product = dims_of_elements(m, product)?;
-        let [front @ .., n, width] = &of_product[..] else { return Err(Miss::NoMatch) };
-        let (n, width) = (*n, *width);
-        let flat: Vec<i64> = front.iter().copied().chain([n * width]).collect();
-        let shorter: Vec<i64> = front.iter().copied().chain([n, width - 1]).collect();
-        let axis = front.len();
-        let is_skew = width == 2 * n
-            && dims(m, piece.x)?[..] == flat
-            && seen[..] == shorter
-            && piece == Slice { x: piece.x, axis, start: n - 1, len: n * (width - 1), step: 1 }
-            && columns == Slice { x: columns.x, axis: axis + 1, start: 0, len: n, step: 1 };
-        if !is_skew {
-            return Err(Miss::NoMatch);
-        }
-        if [product, piece.x, cut, columns.x].into_iter().any(|v| !used_once(m, v)) {
-            return unmet("something else reads the product");
-        }
-        let (left, table) = (input(m, node, 0)?, input(m, node, 1)?);
-        let last = dims(m, table)?.len() as i64 - 1;
+        let skew = Skew::of(m, root)?;
         let mut patch = Patch::new(m, root);
-        let first = patch.slice(table.into(), last, 0, 1);
-        let table = patch.concat(&[first, table.into()], last);
-        let product = patch.node("MatMul", &[left.into(), table]);
-        let view: Vec<i64> = front.iter().copied().chain([width + 1, n]).collect();
-        let view = patch.reshape(product, &view);
-        let every_second: Vec<i64> = (0..n).map(|i| 2 * i + 1).collect();
+        let (view, axis) = skew.rows(&mut patch);
+        let every_second: Vec<i64> = (0..skew.n).map(|i| 2 * i + 1).collect();
         let rows = patch.constant(Tensor::ints(&every_second));
-        let band =
-            patch.node_with("Gather", &[view, rows], attrs([("axis", (axis as i64).into())]));
-        patch.replace(y, band);
+        let band = patch.node_with("Gather", &[view, rows], attrs([("axis", axis.into())]));
+        patch.replace(skew.y, band);
         Ok(patch)
     }
-}
-
-fn reshape_of(m: &Model, value: ValueId) -> Result<ValueId, Miss> {
-    let node = m.producer(value).filter(|&n| is_reshape(m, n)).ok_or(Miss::NoMatch)?;
-    input(m, node, 0)
 }
 
 #[cfg(test)]

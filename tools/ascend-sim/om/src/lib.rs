@@ -13,6 +13,7 @@ mod header;
 
 use std::fs;
 use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -94,7 +95,10 @@ pub fn write(path: &Path, description: &Description, onnx: &[u8]) -> Result<u64,
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
     };
-    let mut file = tempfile::Builder::new().prefix(".om-").tempfile_in(folder)?;
+    // As readable as any new file: temporary ones are their owner's only.
+    let readable = fs::Permissions::from_mode(0o666);
+    let mut file =
+        tempfile::Builder::new().prefix(".om-").permissions(readable).tempfile_in(folder)?;
     file.write_all(&header)?;
     file.write_all(&table)?;
     for (_, part) in parts {
