@@ -8,6 +8,7 @@ pub mod pipeline;
 pub mod ranges;
 pub mod record;
 pub mod report;
+pub mod run;
 pub mod source;
 pub mod target;
 pub mod verify;

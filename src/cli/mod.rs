@@ -9,6 +9,7 @@ mod doctor;
 mod eval;
 mod files;
 mod inspect;
+mod npu;
 mod optimize;
 mod output;
 mod passes;
@@ -17,6 +18,7 @@ mod predict;
 mod prepare;
 mod print;
 mod progress;
+mod run;
 mod shapes;
 mod single;
 mod texts;
@@ -60,7 +62,8 @@ enum Command {
     Optimize(optimize::Args),
     Verify(verify::Args),
     Inspect(inspect::Args),
-    Bench(bench::Args),
+    Run(Box<run::Args>),
+    Bench(Box<bench::Args>),
     Diff(diff::Args),
     Print(print::Args),
     Passes(passes::Args),
@@ -93,6 +96,7 @@ pub fn main() -> ExitCode {
         Command::Optimize(args) => optimize::run(&args, &out),
         Command::Verify(args) => verify::run(&args, &out),
         Command::Inspect(args) => inspect::run(&args, &out),
+        Command::Run(args) => run::run(&args, &out),
         Command::Bench(args) => bench::run(&args, &out),
         Command::Diff(args) => diff::run(&args, &out),
         Command::Print(args) => print::run(&args, &out),

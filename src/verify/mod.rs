@@ -650,6 +650,11 @@ fn made_by(model: &Model, node: NodeId) -> Option<String> {
     model[node].metadata.iter().find(|(key, _)| key == PROVENANCE).map(|(_, pass)| pass.clone())
 }
 
+/// The inputs that a model is fed with, initializers left out.
+pub(crate) fn inputs(model: &Model) -> Vec<ValueId> {
+    roles::inputs(model)
+}
+
 /// Loads a model into the engine, from its file where it has one.
 pub(crate) fn load(
     subject: &Subject,
