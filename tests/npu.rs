@@ -155,6 +155,55 @@ fn a_compiled_model_gives_what_the_cpu_engine_gives() {
     );
 }
 
+/// The whole way: compiled for every batch from one source, timed, run on files, and compared with the CPU engine.
+#[test]
+fn every_batch_of_one_source_gives_what_the_cpu_engine_gives() {
+    const BATCHES: [u32; 6] = [1, 4, 8, 16, 32, 64];
+    let all = BATCHES.map(|n| n.to_string()).join(",");
+    let folder = Folder::with(&fixture("deberta_v3_tiny.onnx"));
+    samples(&folder, 10, false);
+    let stand_in = library().join("atc");
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--release", "--quiet", "-p", "ascend-sim-atc"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env("CARGO_TARGET_DIR", library().parent().expect("a folder"))
+        .status();
+    assert!(built.expect("cargo").success(), "the simulated ATC is built");
+    let atc = ["atc", "model.onnx", "--soc", "Ascend310P3", "--batch", &all, "--atc"];
+    let atc = folder.onnxfix(&[&atc[..], &[&stand_in.to_string_lossy()]].concat());
+    assert!(atc.status.success(), "{}", said(&atc));
+
+    let bench =
+        folder.on_npu(&["bench", "model.onnx", "--batch", &all, "--loop", "2", "--json"], &[]);
+    assert!(bench.status.success(), "{}", said(&bench));
+    assert_released(&folder);
+    let table: Value = serde_json::from_str(&printed(&bench)).expect("JSON");
+    assert_eq!(table["models"].as_array().map(Vec::len), Some(BATCHES.len()));
+    for row in table["models"].as_array().expect("rows") {
+        assert_eq!(row["fps"], Value::Null, "a simulated device has no speed");
+        assert!(row["predicted_fps"]["likely"].as_f64().is_some_and(|fps| fps > 0.0), "{row}");
+    }
+
+    for batch in BATCHES {
+        let name = format!("bs{batch}");
+        let om = format!("model_{name}.om");
+        let files = ["--input", "in", "--output", "out", "--output-dirname"];
+        let run = folder.on_npu(&[&["run", &om], &files[..], &[&name]].concat(), &[]);
+        assert!(run.status.success(), "{}", said(&run));
+        assert_released(&folder);
+        let shape = format!("input_ids:{batch},32;attention_mask:{batch},32");
+        let optimized = folder.onnxfix(&["optimize", "model.onnx", "--input-shape", &shape]);
+        assert!(optimized.status.success(), "{}", said(&optimized));
+        let cpu = format!("cpu{batch}");
+        let run = folder.onnxfix(&[&["run", "model.opt.onnx"], &files[..], &[&cpu]].concat());
+        assert!(run.status.success(), "{}", said(&run));
+        for sample in 0..10 {
+            let of = |run: &str| folder.read(&format!("out/{run}/s_{sample}_0.bin"));
+            assert_eq!(of(&name), of(&cpu), "batch {batch}, sample {sample}");
+        }
+    }
+}
+
 #[test]
 fn the_lines_are_those_of_ais_bench() {
     let folder = compiled(2);

@@ -214,12 +214,8 @@ fn predicted(om: &Path, inputs: &[Slot], chip: &str) -> Result<Interval> {
     let Some(platform) = &facts.platform else { bail!("no figures of {chip} are known") };
     let target = Target::Ascend310P3;
     let shape = |slot: &Slot| InputShape { name: slot.name.clone(), dims: slot.dims.clone() };
-    let options = Options {
-        static_shapes: true,
-        opset: target.opset(&facts.cann),
-        shapes: inputs.iter().map(shape).collect(),
-        ..Options::default()
-    };
+    let shapes = inputs.iter().map(shape).collect();
+    let options = Options { shapes, ..target.options(&facts.cann) };
     onnxfix_passes::run(&mut model, &target.pipeline()?, &options, &mut |_, _| ())?;
     Ok(predict(&model, platform)?.fps)
 }

@@ -103,27 +103,26 @@ pub(crate) struct Args {
     refused: Refused,
 }
 
-/// Flags of `ais_bench` that are not supported.
+/// Flags of `ais_bench` that are not supported, as it spells them.
 #[derive(Debug, clap::Args)]
-#[expect(non_snake_case, reason = "as ais_bench spells them")]
 struct Refused {
-    #[arg(long, hide = true)]
-    dymHW: Option<String>,
-    #[arg(long, hide = true)]
-    dymShape: Option<String>,
-    #[arg(long, hide = true, alias = "dymShape_range")]
-    dymShape_range: Option<String>,
-    #[arg(long, hide = true)]
-    outputSize: Option<String>,
-    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "1")]
+    #[arg(long = "dymHW", hide = true)]
+    dym_hw: Option<String>,
+    #[arg(long = "dymShape", hide = true)]
+    dym_shape: Option<String>,
+    #[arg(long = "dymShape_range", hide = true)]
+    dym_shape_range: Option<String>,
+    #[arg(long = "outputSize", hide = true)]
+    output_size: Option<String>,
+    #[arg(long = "auto_set_dymshape_mode", hide = true, num_args = 0..=1, default_missing_value = "1")]
     auto_set_dymshape_mode: Option<String>,
-    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "1")]
+    #[arg(long = "auto_set_dymdims_mode", hide = true, num_args = 0..=1, default_missing_value = "1")]
     auto_set_dymdims_mode: Option<String>,
     #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "1")]
     profiler: Option<String>,
     #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "1")]
     dump: Option<String>,
-    #[arg(long, hide = true)]
+    #[arg(long = "aipp_config", alias = "aipp-config", hide = true)]
     aipp_config: Option<String>,
 }
 
@@ -133,10 +132,10 @@ impl Refused {
         let one = "one model runs at one gear; run once per gear with --dym-batch or --dym-dims";
         let config = "AscendCL's own configuration does it: --acl-json-path FILE, see \"acl.json\" in CANN's documentation";
         let refused = [
-            ("dymHW", &self.dymHW, "images of several sizes are not run"),
-            ("dymShape", &self.dymShape, shapes),
-            ("dymShape_range", &self.dymShape_range, shapes),
-            ("outputSize", &self.outputSize, shapes),
+            ("dymHW", &self.dym_hw, "images of several sizes are not run"),
+            ("dymShape", &self.dym_shape, shapes),
+            ("dymShape_range", &self.dym_shape_range, shapes),
+            ("outputSize", &self.output_size, shapes),
             ("auto_set_dymshape_mode", &self.auto_set_dymshape_mode, shapes),
             ("auto_set_dymdims_mode", &self.auto_set_dymdims_mode, one),
             ("profiler", &self.profiler, config),
