@@ -704,11 +704,13 @@ impl Task<'_> {
         name: &str,
         outcome: &Outcome,
     ) -> Result<Option<PathBuf>> {
+        let log = self.place.folder.join(format!("{name}.atc.log"));
         if !self.args.keep {
             if outcome.om.is_some() {
+                // An earlier failure's would speak of another model.
+                let _was_none = fs::remove_file(&log);
                 return Ok(None);
             }
-            let log = self.place.folder.join(format!("{name}.atc.log"));
             fs::write(&log, &outcome.output).with_context(|| format!("write {}", log.display()))?;
             return Ok(Some(log));
         }
