@@ -21,7 +21,7 @@ use serde_json::{Map, Value, json};
 pub use feed::{Feed, PureData, SampleFiles, Target};
 
 use crate::engine::{InputSpec, Lowering};
-use crate::verify::{self, Plan, Subject};
+use crate::verify::{self, Subject};
 
 /// Where batches come from and results go to.
 #[derive(Debug, Clone)]
@@ -208,7 +208,7 @@ pub fn run_on_cpu(
     stop: &AtomicBool,
     progress: &(dyn Fn(usize) + Sync),
 ) -> Result<Report> {
-    let engine = verify::load(model, specs, Plan::of(Lowering::Kernels))
+    let engine = verify::load(model, specs, verify::Plan::of(Lowering::Kernels))
         .with_context(|| format!("load {}", model.name))?;
     let slot = |spec: &InputSpec| Slot {
         name: spec.name.clone(),
