@@ -291,11 +291,9 @@ fn every_call_may_fail() {
                     + text.matches(&format!("{call}: made to fail")).count();
                 let task = text.matches("failed with 599999").count();
                 let is_task = matches!(call.as_str(), "copy" | "execute");
-                let once = match is_task {
-                    true => task == 1,
-                    // A null has no code, and a code comes with the library's words.
-                    false => times == 2 || (times == 1 && task == 0),
-                };
+                // A null has no code, and a code comes with the library's words.
+                let of_call = times == 2 || (times == 1 && task == 0);
+                let once = if is_task { task == 1 } else { of_call };
                 if once && code.is_some() {
                     reported += 1;
                 } else {

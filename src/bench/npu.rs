@@ -94,18 +94,16 @@ pub fn of_batches(model: &Path, batches: &[u64]) -> Result<Vec<PathBuf>> {
         // What depends on the machine that it was compiled on has a longer name.
         let names = ["", "_linux_x86_64", "_linux_aarch64"]
             .map(|tail| model.with_file_name(format!("{stem}_bs{batch}{tail}.om")));
-        match names.iter().find(|path| path.is_file()) {
-            Some(path) => paths.push(path.clone()),
-            None => {
-                let all: Vec<String> = batches.iter().map(ToString::to_string).collect();
-                bail!(
-                    "{} is not there; compile it first: onnxfix atc {} --batch {}",
-                    names[0].display(),
-                    model.display(),
-                    all.join(",")
-                )
-            }
-        }
+        let Some(path) = names.iter().find(|path| path.is_file()) else {
+            let all: Vec<String> = batches.iter().map(ToString::to_string).collect();
+            bail!(
+                "{} is not there; compile it first: onnxfix atc {} --batch {}",
+                names[0].display(),
+                model.display(),
+                all.join(",")
+            )
+        };
+        paths.push(path.clone());
     }
     Ok(paths)
 }

@@ -19,8 +19,8 @@ use crate::verify;
 /// Time models: compiled ones (.om) on NPUs, others on the CPU, one beside the other.
 ///
 /// On NPUs, as ais_bench: made-up inputs, fps = 1000 · batch / mean time of a blocking run; beside it, fps with copies, which
-/// overlap. --batch 1,4,8 takes the models of these batches (MODEL_bs1.om ..) and sets published figures and the prediction
-/// beside theirs. On the CPU, all are loaded, then run in turn in tract, each on one core, on inputs that mean something. A model with open dimensions
+/// overlap. --batch 1,4,8 takes what atc made of MODEL for these batches, and sets published figures and the
+/// prediction beside it. On the CPU, all are loaded, then run in turn in tract, each on one core, on inputs that mean something. A model with open dimensions
 /// runs on the shapes of one without. The times of several models are comparable although other programs keep the machine
 /// busy: each round runs every model once, and "to first" is the median over the rounds. What an NPU takes is another matter.
 #[derive(Debug, clap::Args)]
@@ -45,7 +45,7 @@ pub(crate) struct Args {
     #[arg(long)]
     tract_optimizer: bool,
 
-    /// Batch sizes, comma between them: time MODEL_bsN.om for each, beside MODEL.
+    /// Batch sizes, comma between them: time the .om of each that belongs to MODEL and lies beside it.
     #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..))]
     batch: Vec<u64>,
 
