@@ -194,7 +194,10 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
         toolkit: &toolkit,
         flags: &flags,
         cann: &cann,
-        compilers: (cores / jobs).clamp(1, 8),
+        compilers: machine
+            .variable("TE_PARALLEL_COMPILER")
+            .is_none()
+            .then_some((cores / jobs).clamp(1, 8)),
         source,
     };
     if args.dry_run {
@@ -409,7 +412,7 @@ struct Task<'a> {
     toolkit: &'a Toolkit,
     flags: &'a Flags,
     cann: &'a Cann,
-    compilers: usize,
+    compilers: Option<usize>,
     source: FileRecord,
 }
 
