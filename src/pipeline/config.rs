@@ -29,7 +29,7 @@ pub enum Stage {
     Eval,
     /// `onnxfix predict` on one text.
     Predict,
-    /// Throughput: `onnxfix run` without files on an NPU, `onnxfix bench` on the CPU.
+    /// `onnxfix bench`, for each batch: on an NPU where the chain compiles, else on the CPU.
     Bench,
 }
 
