@@ -30,7 +30,7 @@ struct Side {
     proto: ModelProto,
     /// The node that makes each value.
     makers: HashMap<String, usize>,
-    /// Values that depend on an input.
+    /// Values that depend on an input, other than by its shape.
     varying: HashSet<String>,
     /// Nodes that the other side does not have.
     changed: BTreeSet<usize>,
@@ -138,7 +138,9 @@ impl Side {
         let mut varying: HashSet<String> = names.filter(|name| !constants.contains(name)).collect();
         let mut makers = HashMap::new();
         for (at, node) in side.nodes().iter().enumerate() {
-            let varies = reads(node).any(|name| varying.contains(name));
+            // The inputs of a part have fixed shapes, and the engine wants to know what is computed from shapes.
+            let asks = matches!(node.op_type.as_deref(), Some("Shape" | "Size"));
+            let varies = !asks && reads(node).any(|name| varying.contains(name));
             for name in node.output.iter().filter(|name| !name.is_empty()) {
                 makers.insert(name.clone(), at);
                 if varies {
@@ -306,6 +308,21 @@ mod tests {
         assert_eq!((before[before.root()].len(), after[after.root()].len()), (2, 3));
         assert_eq!(pair.region(1).outputs, ["d"]);
         assert_eq!(pair.changed().0, [r#"Add "b""#]);
+    }
+
+    #[test]
+    fn what_is_computed_from_shapes_comes_along() {
+        let model = |op: &str| {
+            let body =
+                format!("a = Relu (x) s = Shape (a) t = Expand (w, s) b = {op} (a, t) y = Abs (b)");
+            let head = "<ir_version: 8, opset_import: [\"\" : 13]>";
+            let text =
+                format!("{head} g (float[2] x) => (float[2] y) <float[1] w = {{1}}> {{ {body} }}");
+            text::parse(&text).expect("a model")
+        };
+        let region = Pair::new(&model("Add"), &model("Sub")).region(0);
+        assert_eq!((region.inputs.join(" "), region.outputs.join(" ")), ("a".into(), "b".into()));
+        assert_eq!(region.before.len(), 3);
     }
 
     #[test]
