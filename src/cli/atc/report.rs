@@ -106,21 +106,13 @@ impl Report {
 impl Compiled {
     fn write(&self, text: &mut String, soc: &str, precision: &str) {
         let mut line = |name: &str, what: &str| put(text, name, what);
-        match &self.om {
-            Some(om) => line(
-                "compiled",
-                &format!(
-                    "{} ({}, {soc}, {precision}, {:.1} s)",
-                    om.display(),
-                    bytes(self.size),
-                    self.seconds
-                ),
-            ),
-            None => {
-                // What else is missing follows from how it ended, unless it says that all is well.
-                let first = self.failures.first().map(ToString::to_string).unwrap_or_default();
-                line("failed", &format!("{}: {first}", self.name));
-            }
+        if let Some(om) = &self.om {
+            let (om, size) = (om.display(), bytes(self.size));
+            line("compiled", &format!("{om} ({size}, {soc}, {precision}, {:.1} s)", self.seconds));
+        } else {
+            // What else is missing follows from how it ended, unless it says that all is well.
+            let first = self.failures.first().map(ToString::to_string).unwrap_or_default();
+            line("failed", &format!("{}: {first}", self.name));
         }
         if let Some(fusion) = &self.fusion
             && self.om.is_some()

@@ -45,6 +45,9 @@ pub(super) struct Task<'a> {
     pub(super) source: FileRecord,
 }
 
+/// What came of a variant, and whether ATC said that it only simulates.
+type Made = (Compiled, bool);
+
 /// An optimized model with the command that compiles it.
 struct Prepared {
     name: String,
@@ -71,7 +74,7 @@ impl Task<'_> {
         if let Some(broken) = check(&model).first() {
             bail!("internal error: the optimized model is not well formed: {broken}");
         }
-        let inputs = self.inputs(&model, variant)?;
+        let inputs = Self::inputs(&model, variant)?;
         let first: Vec<Option<i64>> = inputs
             .first()
             .map(|shape| shape.dims.iter().map(|&n| (n > 0).then_some(n)).collect())
@@ -99,7 +102,7 @@ impl Task<'_> {
     }
 
     /// The inputs with their dimensions; -1 where gears choose.
-    fn inputs(&self, model: &Model, variant: &Variant) -> Result<Vec<Shape>> {
+    fn inputs(model: &Model, variant: &Variant) -> Result<Vec<Shape>> {
         let shape = |&input: &ValueId| {
             let name = model[input].name().to_string();
             let shape =
@@ -198,11 +201,11 @@ impl Task<'_> {
         &self,
         variants: &[Variant],
         jobs: usize,
-    ) -> (Vec<(Compiled, bool)>, Option<anyhow::Error>) {
+    ) -> (Vec<Made>, Option<anyhow::Error>) {
         let progress = Progress::start(self.out, "start ATC");
         let steps = Steps::new(variants.len(), &progress);
         let next = AtomicUsize::new(0);
-        let done: Mutex<Vec<(usize, Result<(Compiled, bool)>)>> = Mutex::new(Vec::new());
+        let done: Mutex<Vec<(usize, Result<Made>)>> = Mutex::new(Vec::new());
         std::thread::scope(|scope| {
             for _ in 0..jobs {
                 scope.spawn(|| {
@@ -234,11 +237,7 @@ impl Task<'_> {
     }
 
     /// Optimizes and compiles one variant. Says too whether ATC said that it only simulates.
-    fn compile(
-        &self,
-        variant: &Variant,
-        step: &dyn Fn(Option<String>),
-    ) -> Result<(Compiled, bool)> {
+    fn compile(&self, variant: &Variant, step: &dyn Fn(Option<String>)) -> Result<Made> {
         step(Some("optimize".into()));
         let Prepared { name, mut model, file, command, .. } = self.prepare(variant)?;
         step(Some(name.clone()));
@@ -268,7 +267,7 @@ impl Task<'_> {
                 step(Some(format!("{name}: {line}")));
             }
             Event::Dots(dots) => {
-                step(Some(format!("{name}: compiles operators {}", ".".repeat(dots % 8))))
+                step(Some(format!("{name}: compiles operators {}", ".".repeat(dots % 8))));
             }
         };
         let outcome = run_atc(&command, work.path(), self.machine, timeout, &mut observer)?;
