@@ -1,4 +1,4 @@
-//! Throughputs that others have published of an Ascend310P3, from `validation/published.toml`.
+//! Throughputs that others have published of the chip 310P3, from `validation/published.toml`.
 
 use std::sync::LazyLock;
 

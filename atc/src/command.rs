@@ -104,8 +104,8 @@ pub struct Job {
     pub log: String,
     /// Flags of the user's own, which take the place of those made here.
     pub extra: Vec<String>,
-    /// How many processes compile operators side by side; ATC's own choice is 8.
-    pub compilers: usize,
+    /// How many processes compile operators side by side; none leaves it to the environment, or to ATC, which takes 8.
+    pub compilers: Option<usize>,
 }
 
 /// A command to run in a folder of its own: ATC writes `fusion_result.json`, `kernel_meta` and more into the current one.
@@ -184,7 +184,9 @@ impl Command {
         made.retain(|(flag, _)| !replaced(flag));
         let arguments = made.into_iter().map(|(flag, value)| format!("--{flag}={value}"));
         let mut environment = toolkit.environment.clone();
-        environment.push(("TE_PARALLEL_COMPILER".into(), job.compilers.to_string()));
+        if let Some(compilers) = job.compilers {
+            environment.push(("TE_PARALLEL_COMPILER".into(), compilers.to_string()));
+        }
         Ok(Command {
             program: toolkit.atc.clone(),
             arguments: arguments.chain(job.extra.iter().cloned()).collect(),
@@ -311,7 +313,7 @@ mod tests {
             gelu: true,
             log: "error".into(),
             extra: Vec::new(),
-            compilers: 4,
+            compilers: Some(4),
         }
     }
 

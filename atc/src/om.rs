@@ -226,6 +226,21 @@ mod tests {
     }
 
     #[test]
+    fn no_byte_makes_it_panic() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.om");
+        ascend_sim_om::write(&path, &ascend_sim_om::Description::default(), b"12345").unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        for at in 0..whole.len() {
+            let mut changed = whole.clone();
+            changed[at] ^= 0xff;
+            std::fs::write(&path, changed).unwrap();
+            // Only that it returns.
+            let _read = OmHeader::read(&path);
+        }
+    }
+
+    #[test]
     fn a_broken_definition_only_says_less() {
         for bytes in
             [&b"\x5a\xff"[..], b"\x5a\x05\x0a\x01", b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"]

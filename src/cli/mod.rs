@@ -2,19 +2,26 @@
 
 mod atc;
 mod bench;
+mod bisect;
 mod completions;
 mod diff;
 mod doctor;
+mod eval;
+mod files;
 mod inspect;
 mod npu;
 mod optimize;
 mod output;
 mod passes;
+mod pipeline;
+mod predict;
+mod prepare;
 mod print;
 mod progress;
 mod run;
 mod shapes;
 mod single;
+mod texts;
 mod verify;
 
 use std::io::IsTerminal as _;
@@ -61,6 +68,10 @@ enum Command {
     Print(print::Args),
     Passes(passes::Args),
     Atc(Box<atc::Args>),
+    Prepare(prepare::Args),
+    Eval(eval::Args),
+    Predict(predict::Args),
+    Pipeline(pipeline::Args),
     Doctor(doctor::Args),
     Completions(completions::Args),
 }
@@ -91,6 +102,10 @@ pub fn main() -> ExitCode {
         Command::Print(args) => print::run(&args, &out),
         Command::Passes(args) => passes::run(&args, &out),
         Command::Atc(args) => atc::run(&args, &out),
+        Command::Prepare(args) => prepare::run(&args, &out),
+        Command::Eval(args) => eval::run(&args, &out),
+        Command::Predict(args) => predict::run(&args, &out),
+        Command::Pipeline(args) => pipeline::run(&args, &out),
         Command::Doctor(args) => doctor::run(&args, &out),
         Command::Completions(args) => completions::run(&args, &out),
     };

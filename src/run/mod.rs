@@ -208,7 +208,7 @@ pub fn run_on_cpu(
     stop: &AtomicBool,
     progress: &(dyn Fn(usize) + Sync),
 ) -> Result<Report> {
-    let engine = verify::load(model, specs, &[], Lowering::Kernels)
+    let engine = verify::load(model, specs, verify::Plan::of(Lowering::Kernels))
         .with_context(|| format!("load {}", model.name))?;
     let slot = |spec: &InputSpec| Slot {
         name: spec.name.clone(),

@@ -159,6 +159,7 @@ impl Model {
             inputs: &inputs,
             outputs: &[],
             lowering: Lowering::Kernels,
+            keep: &[],
         };
         match Engine::load(&request) {
             Ok(engine) => {
