@@ -57,14 +57,18 @@ pub fn published() -> &'static [PublishedModel] {
     &READ
 }
 
-/// The model that a name speaks of: `deberta_v3_base.onnx` has all letters and digits of `deberta-v3-base` in a row.
+/// The model that a name speaks of: `deberta_v3_base.onnx` has the words of `deberta-v3-base` in a row.
 #[must_use]
 pub fn named(name: &str) -> Option<&'static PublishedModel> {
-    let plain = |text: &str| {
-        text.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase()
+    let words = |text: &str| -> Vec<String> {
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric());
+        words.map(str::to_ascii_lowercase).collect()
     };
-    let name = plain(name);
-    published().iter().find(|model| name.contains(&plain(&model.graph)))
+    let name = words(name);
+    published().iter().find(|model| {
+        let graph = words(&model.graph);
+        name.windows(graph.len()).any(|part| part == graph)
+    })
 }
 
 #[cfg(test)]
@@ -76,6 +80,7 @@ mod tests {
         let deberta = named("exports/DeBERTa_v3_base.opt.onnx").unwrap();
         assert_eq!((&*deberta.source, deberta.fps(256, 8)), ("contrib/nlp/deberta", Some(4.639)));
         assert_eq!((deberta.fps(128, 8), deberta.fps(256, 2)), (None, None));
-        assert_eq!(named("convbert_base"), None);
+        assert_eq!(named("convbert_base"), None, "is no bert-base");
+        assert_eq!(named("albert-base").map(|model| &*model.graph), Some("albert-base"));
     }
 }
