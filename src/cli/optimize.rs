@@ -284,14 +284,13 @@ fn plan(args: &Args) -> Result<(Options, Pipeline)> {
         bail!("--opset {opset}: CANN {} takes opsets {low} to {high}", cann.line);
     }
     let mut options = Options {
-        static_shapes: args.target.static_shapes(),
         opset: args.opset.or(args.target.opset(&cann)),
         fold_limit: args.fold_limit,
         max_rewrites: args.max_rewrites,
         why_not: args.why_not.clone(),
         // Who names passes wants them, whatever they cost.
         costs: args.target.costs().filter(|_| args.passes.is_none()),
-        ..Options::default()
+        ..args.target.options(&cann)
     };
     args.shapes.apply(&mut options)?;
     for name in args.why_not.iter().chain(&args.print_after) {

@@ -28,6 +28,7 @@ mod samples;
 mod shapes;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod weights;
 
 use std::collections::{HashMap, HashSet};
@@ -39,7 +40,7 @@ use onnxfix_passes::{DimBinding, InputShape, PROVENANCE};
 use crate::engine::{Engine, EngineError, InputSpec, Lowering, Request, Source};
 use compare::{Limits, Pair};
 use roles::{Input, Role};
-use run::{Plan, Runner};
+use run::Runner;
 use samples::Sample;
 
 pub use compare::{Agreement, Element, Output, Padding};
@@ -49,6 +50,8 @@ pub use interface::Change;
 pub use layers::{FirstDifference, Layers, Value, Which};
 pub use points::{Points, WorstSample};
 pub use report::{Coverage, Meaning, Report, Runs};
+pub(crate) use run::Plan;
+pub use tokens::{Takes, TokenInput, token_inputs};
 pub use weights::{Changed, Difference, Weights};
 
 /// Metadata key of an optimized model: the target it was made for.
@@ -647,8 +650,17 @@ fn made_by(model: &Model, node: NodeId) -> Option<String> {
     model[node].metadata.iter().find(|(key, _)| key == PROVENANCE).map(|(_, pass)| pass.clone())
 }
 
+/// The inputs that a model is fed with, initializers left out.
+pub(crate) fn inputs(model: &Model) -> Vec<ValueId> {
+    roles::inputs(model)
+}
+
 /// Loads a model into the engine, from its file where it has one.
-fn load(subject: &Subject, inputs: &[InputSpec], plan: Plan<'_>) -> Result<Engine, EngineError> {
+pub(crate) fn load(
+    subject: &Subject,
+    inputs: &[InputSpec],
+    plan: Plan<'_>,
+) -> Result<Engine, EngineError> {
     let Plan { values, lowering, keep } = plan;
     let request = |source| Request { source, inputs, outputs: values, lowering, keep };
     if let Some(path) = &subject.file {

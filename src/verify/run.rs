@@ -11,17 +11,17 @@ use crate::engine::{Engine, EngineError, InputSpec, Lowering, Rounded};
 
 /// What to prepare a model for.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Plan<'a> {
+pub(crate) struct Plan<'a> {
     /// Values to compute instead of the outputs; empty for the outputs.
-    pub(super) values: &'a [String],
-    pub(super) lowering: Lowering,
+    pub(crate) values: &'a [String],
+    pub(crate) lowering: Lowering,
     /// Nodes that [`Lowering::Half`] leaves in float32.
-    pub(super) keep: &'a [String],
+    pub(crate) keep: &'a [String],
 }
 
 impl Plan<'_> {
     /// For the outputs.
-    pub(super) fn of(lowering: Lowering) -> Plan<'static> {
+    pub(crate) fn of(lowering: Lowering) -> Plan<'static> {
         Plan { values: &[], lowering, keep: &[] }
     }
 }
