@@ -32,7 +32,7 @@ fn atc_with(folder: &Folder, line: &str, variables: &[(&str, &str)]) -> Ran {
     let mut command = folder.command(&args);
     command.env_remove("ASCEND_SIM_ATC_FAULT").env_remove("ASCEND_SIM_RELEASE");
     command.envs(variables.iter().copied());
-    folder.ran(command, &args)
+    Folder::ran(command, &args)
 }
 
 #[track_caller]
@@ -159,7 +159,12 @@ fn only_code_line_and_file_together_are_a_success() {
         let folder = deberta();
         let ran = atc_with(&folder, "deberta.onnx", &[("ASCEND_SIM_ATC_FAULT", fault)]).exits(1);
         assert!(ran.out.contains(why), "{fault}: {}", ran.out);
-        assert!(!names(&folder).iter().any(|name| name.ends_with(".om")), "{fault}");
+        assert!(
+            !names(&folder)
+                .iter()
+                .any(|name| std::path::Path::new(name).extension().is_some_and(|e| e == "om")),
+            "{fault}"
+        );
     }
     let folder = deberta();
     atc_with(&folder, "deberta.onnx", &[("ASCEND_SIM_ATC_FAULT", "host-bound")]).exits(0);
@@ -241,7 +246,7 @@ fn a_toolkit_brings_its_environment_and_its_release() {
     let args = ["atc", "deberta.onnx", "--soc", "Ascend310P3", "--json"];
     let mut command = folder.command(&args);
     command.env("ASCEND_TOOLKIT_HOME", &home).env("ASCEND_SIM_RELEASE", "6.0.1");
-    let ran = folder.ran(command, &args).exits(0);
+    let ran = Folder::ran(command, &args).exits(0);
     let report: Value = serde_json::from_str(&ran.out).expect("JSON");
     assert_eq!(report["cann"], "6.0.1");
     let command = report["models"][0]["command"].as_str().expect("a command");
@@ -250,13 +255,12 @@ fn a_toolkit_brings_its_environment_and_its_release() {
 
 /// A folder for `PATH` with an `npu-smi` that shows these chips.
 fn npu_smi(folder: &Folder, chips: &[&str]) -> String {
-    let rows: String = chips
-        .iter()
-        .enumerate()
-        .map(|(i, chip)| {
-            format!("| {i}   {chip} | OK | 15.8  42  0 / 0 |\n| 0   {i} | 0000:8{i}:00.0 | 0  1074 / 21534 |\n")
-        })
-        .collect();
+    let row = |(i, chip): (usize, _)| {
+        format!(
+            "| {i}   {chip} | OK | 15.8  42  0 / 0 |\n| 0   {i} | 0000:8{i}:00.0 | 0  1074 / 21534 |\n"
+        )
+    };
+    let rows = chips.iter().enumerate().map(row).collect::<Vec<_>>().concat();
     let path = folder.path("npu-smi");
     script(&path, &format!("cat <<'END'\n{rows}END"));
     format!("{}:/usr/bin:/bin", path.parent().expect("a folder").display())

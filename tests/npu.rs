@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use ascend_sim_om::Description;
 use common::{Folder, fixture};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// The folder of the simulated library, which is built first. Building both takes the features that the program has, so that
 /// the CPU engine is not compiled once more.
@@ -55,9 +55,12 @@ fn samples(folder: &Folder, count: usize, wide: bool) {
                 _ => i64::from(at < 32 - sample),
             };
             let bytes: Vec<u8> = (0..32)
-                .flat_map(|at| match wide {
-                    true => number(at).to_le_bytes().to_vec(),
-                    false => i32::try_from(number(at)).expect("small").to_le_bytes().to_vec(),
+                .flat_map(|at| {
+                    if wide {
+                        number(at).to_le_bytes().to_vec()
+                    } else {
+                        i32::try_from(number(at)).expect("small").to_le_bytes().to_vec()
+                    }
                 })
                 .collect();
             folder.write(&format!("in/{input}/s_{sample}.bin"), bytes);
@@ -109,7 +112,7 @@ fn assert_released(folder: &Folder) {
     let report = folder.report();
     assert_eq!(
         (&report["leaks"], &report["violations"]),
-        (&Value::Object(Default::default()), &Value::Array(vec![]))
+        (&Value::Object(Map::default()), &Value::Array(vec![]))
     );
 }
 

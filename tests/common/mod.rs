@@ -150,12 +150,12 @@ impl Folder {
 
     #[track_caller]
     pub(crate) fn run_args(&self, args: &[&str]) -> Ran {
-        self.ran(self.command(args), args)
+        Self::ran(self.command(args), args)
     }
 
     /// Runs a command of this program.
     #[track_caller]
-    pub(crate) fn ran(&self, mut command: Command, args: &[&str]) -> Ran {
+    pub(crate) fn ran(mut command: Command, args: &[&str]) -> Ran {
         let done = command.output().expect("the program starts");
         let text = |bytes| String::from_utf8(bytes).expect("says UTF-8");
         let code = done.status.code().unwrap_or_else(|| panic!("{args:?}: {}", done.status));
