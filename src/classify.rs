@@ -16,7 +16,7 @@ use rayon::prelude::*;
 
 use crate::engine::{Engine, InputSpec, Lowering};
 use crate::source::{is_text, read};
-use crate::verify::{Subject, Takes, TokenInput, load, token_inputs};
+use crate::verify::{Plan, Subject, Takes, TokenInput, load, token_inputs};
 
 /// Gives the inputs of a batch: its length, its samples, and the positions of its part and of itself in it.
 type Feed<'a> = dyn Fn(usize, &[u32], (usize, usize)) -> Result<Vec<Tensor>> + Sync + 'a;
@@ -293,7 +293,7 @@ impl Classifier {
             dims: vec![batch as i64, length as i64],
         };
         let specs: Vec<InputSpec> = self.inputs.iter().map(spec).collect();
-        Ok(load(&self.subject, &specs, &[], self.lowering)?)
+        Ok(load(&self.subject, &specs, Plan::of(self.lowering))?)
     }
 }
 

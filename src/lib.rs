@@ -1,4 +1,4 @@
-//! The `onnxfix` program: the only place that reads and writes files, starts processes and prints.
+//! The `onnxfix` program: the only place that prints, and with `onnxfix-atc` the only one that starts processes.
 
 pub mod bench;
 pub mod classify;
@@ -8,6 +8,7 @@ pub mod pipeline;
 pub mod ranges;
 pub mod record;
 pub mod report;
+pub mod run;
 pub mod source;
 pub mod target;
 pub mod verify;

@@ -6,6 +6,10 @@ use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result};
 use onnxfix_ir::{Model, content_hash};
+use onnxfix_passes::{DimBinding, InputShape, Options, PassError, Pipeline};
+use serde::{Deserialize, Serialize};
+
+use crate::target::Target;
 
 /// Metadata key: path of the source, relative to the folder of the optimized model.
 pub const PATH: &str = "onnxfix.source.path";
@@ -15,6 +19,88 @@ pub const SIZE: &str = "onnxfix.source.size";
 pub const HASH: &str = "onnxfix.source.blake3";
 /// Metadata key, present where the source was overwritten by its own result.
 pub const REPLACED: &str = "onnxfix.source.replaced";
+
+/// Metadata key: what `optimize` was told, as JSON, so that it can be done again.
+pub const OPTIONS: &str = "onnxfix.options";
+
+/// What `optimize` was told.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Told {
+    /// Name of the target.
+    pub target: String,
+    /// The opset that the result was to have; none leaves the source's.
+    pub opset: Option<u64>,
+    /// Shapes of inputs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shapes: Vec<(String, Vec<i64>)>,
+    /// Numbers for symbolic dimensions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dims: Vec<(String, i64)>,
+    /// Symbolic dimensions that stay symbolic.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keep_dims: Vec<String>,
+    /// The passes that were named, where not all of the target's ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passes: Option<Vec<String>>,
+    /// The passes that were left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skip_passes: Vec<String>,
+    /// How many percent the model was allowed to grow by folding.
+    pub fold_limit: f64,
+    /// After how many rewrites it stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_rewrites: Option<u64>,
+}
+
+impl Told {
+    /// What a model records, if it does.
+    #[must_use]
+    pub fn of(model: &Model) -> Option<Told> {
+        let (_, text) = model.header.metadata.iter().find(|(key, _)| key == OPTIONS)?;
+        serde_json::from_str(text).ok()
+    }
+
+    /// As it stands in a model.
+    #[must_use]
+    pub fn text(&self) -> String {
+        // Numbers and texts: there is no error.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// The options of the pipeline for that target.
+    #[must_use]
+    pub fn options(&self, target: Target) -> Options {
+        let shape = |(name, dims): &(String, Vec<i64>)| InputShape {
+            name: name.clone(),
+            dims: dims.clone(),
+        };
+        let dim =
+            |(symbol, value): &(String, i64)| DimBinding { symbol: symbol.clone(), value: *value };
+        Options {
+            shapes: self.shapes.iter().map(shape).collect(),
+            dims: self.dims.iter().map(dim).collect(),
+            keep_dims: self.keep_dims.clone(),
+            static_shapes: target.static_shapes(),
+            costs: target.costs().filter(|_| self.passes.is_none()),
+            opset: self.opset,
+            fold_limit: self.fold_limit,
+            max_rewrites: self.max_rewrites,
+            ..Options::default()
+        }
+    }
+
+    /// The passes.
+    ///
+    /// # Errors
+    /// When one of them is no more.
+    pub fn pipeline(&self, all: Pipeline) -> Result<Pipeline, PassError> {
+        let named = match &self.passes {
+            Some(names) => Pipeline::of(names)?,
+            None => all,
+        };
+        named.without(&self.skip_passes)
+    }
+}
 
 /// The source of an optimized model.
 #[derive(Debug, Clone, PartialEq, Eq)]

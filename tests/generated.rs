@@ -58,6 +58,7 @@ fn outputs(model: &Model, sample: &Sample) -> Result<Vec<Tensor>, String> {
         inputs: &specs,
         outputs: &[],
         lowering: Lowering::Plain,
+        keep: &[],
     };
     Engine::load(&request).and_then(|engine| engine.run(&tensors)).map_err(|e| e.to_string())
 }

@@ -74,6 +74,19 @@ fn the_script_of_a_page_runs() {
     }
 }
 
+#[test]
+fn the_page_of_a_comparison_is_a_document_without_a_script() {
+    let Some(chromium) = chromium() else { return };
+    let folder = Folder::with(&fixture("deberta_v3_tiny.onnx"));
+    folder.run("optimize model.onnx --dim batch=2").exits(0);
+    let report = folder.run("verify --fp16 --report page.html --json").exits(0).json();
+    let count = |of: &serde_json::Value| of.as_array().map_or(0, Vec::len);
+    let points = count(&report["layers"]["values"]) + count(&report["points"][0]["pairs"]);
+    let document = document(&chromium, &folder, "page.html");
+    assert!(points > 20 && document.matches("<circle").count() == points, "{points} points");
+    assert!(document.trim_end().ends_with("</html>"), "the browser found an error");
+}
+
 /// A model of 16 layers with 300 nodes each.
 fn deep() -> String {
     let mut nodes = String::new();

@@ -7,3 +7,4 @@ pub mod facts;
 pub mod finding;
 pub mod inspect;
 pub mod platform;
+pub mod published;

@@ -3,7 +3,8 @@
 //! The engine is the judge of what the passes did, so it shares nothing with them. It decodes the file with tract's own
 //! reader, its operators and shape inference are tract's, and no code of `onnxfix-ir` evaluates anything here; only the
 //! tensors that go in and come out are of that crate. What is done to a model before tract sees it is little and listed
-//! in `read`: calls of the model's own functions are replaced by their bodies.
+//! in `read`: calls of the model's own functions are replaced by their bodies. Large weights take a shorter way from the file
+//! (`weights`), and float16 is float32 that is rounded behind every node (`rounding`).
 //!
 //! tract's graph optimiser is not used but to measure it ([`Lowering::Optimizer`]). Choosing kernels ([`Lowering::Kernels`]) brings all of the speed on transformer
 //! models, while the rewrites before it fail on some valid graphs (a strided Slice behind a Reshape) and are one more
@@ -12,9 +13,11 @@
 mod error;
 mod external;
 mod read;
+mod rounding;
 mod tensor;
 #[cfg(test)]
 mod tests;
+mod weights;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -24,12 +27,11 @@ use onnxfix_ir::{DataType, Tensor};
 use tract_onnx::prelude::{
     DatumType, InferenceModelExt, IntoRunnable, TValue, TVec, Tensor as TractTensor, TypedModel,
 };
-use tract_onnx::tract_core::floats::FloatPrecisionTranslator;
 use tract_onnx::tract_core::ops::konst::Const;
-use tract_onnx::tract_core::transform::ModelTransform;
 use tract_onnx::tract_hir::internal::{InferenceFact, TractResult, TypedRunnableModel};
 
 pub use error::{EngineError, Missing};
+pub use rounding::Rounded;
 
 /// Where a model is.
 #[derive(Debug, Clone, Copy)]
@@ -70,8 +72,8 @@ pub enum Lowering {
     Plain,
     /// tract as its users run it: its own graph optimiser, which fails on some models, and then kernels.
     Optimizer,
-    /// As [`Lowering::Kernels`], in float16 wherever the model declares float32: constants, sums and all, as an NPU may
-    /// compute it. Inputs and outputs stay float32.
+    /// As [`Lowering::Kernels`], with every value rounded to float16 before anything reads it: inputs, constants, and what
+    /// each node makes. Sums keep their digits, as in a matrix unit. [`Engine::rounded`] says what got lost.
     Half,
 }
 
@@ -86,6 +88,8 @@ pub struct Request<'a> {
     pub outputs: &'a [String],
     /// How to prepare it.
     pub lowering: Lowering,
+    /// Names of nodes that [`Lowering::Half`] leaves in float32.
+    pub keep: &'a [String],
 }
 
 /// A model ready to run with inputs of one shape.
@@ -99,6 +103,8 @@ pub struct Engine {
     /// The type in which the plan takes each of its inputs.
     takes: Vec<DatumType>,
     outputs: Vec<OutputSpec>,
+    /// What is rounded to float16.
+    sites: rounding::Sites,
 }
 
 impl std::fmt::Debug for Engine {
@@ -129,6 +135,13 @@ impl Engine {
     #[must_use]
     pub fn outputs(&self) -> &[OutputSpec] {
         &self.outputs
+    }
+
+    /// The values that [`Lowering::Half`] rounds, in the order of the graph, and what that did in all runs so far. Empty under
+    /// any other.
+    #[must_use]
+    pub fn rounded(&self) -> Vec<Rounded> {
+        self.sites.counted()
     }
 
     /// Runs the model once.
@@ -172,33 +185,47 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, EngineError>) -> Result<T, Engine
 
 fn load(request: &Request<'_>) -> Result<Engine, EngineError> {
     // Shapes written in the file are claims of its exporter, and stale ones are common. Inference finds the real ones.
-    let onnx = tract_onnx::onnx().with_ignore_output_shapes(true).with_ignore_value_info(true);
-    let mut proto = read::decode(&onnx, request.source)?;
+    let mut onnx = tract_onnx::onnx().with_ignore_output_shapes(true).with_ignore_value_info(true);
+    let (mut proto, mut weights) = read::decode(&onnx, request.source)?;
     read::prepare(&onnx, &mut proto)?;
     let names: Vec<String> = match (&proto.graph, request.outputs) {
         (Some(graph), []) => graph.output.iter().map(|o| o.name.clone()).collect(),
         (_, asked) => asked.to_vec(),
     };
+    let mut sites = rounding::Sites::default();
+    let halves = proto.graph.iter().flat_map(|graph| &graph.output).filter(|o| read::is_half(o));
+    let halves: Vec<String> = halves.map(|o| o.name.clone()).collect();
+    if request.lowering == Lowering::Half {
+        rounding::register(&mut onnx);
+        sites = rounding::insert(&mut proto, &mut weights, request.keep);
+    }
     let parsed = onnx.parse(&proto, None).map_err(|e| EngineError::refused("read", &e))?;
     drop(proto);
-    if let Some(name) = parsed.unresolved_inputs.first() {
+    sites.find(&parsed.model);
+    let is_weight = |name: &&String| weights.iter().any(|weight| weight.name == **name);
+    if let Some(name) = parsed.unresolved_inputs.iter().find(|name| !is_weight(name)) {
         return Err(EngineError::Undefined { name: name.clone() });
     }
     let mut model = parsed.model;
     let refused = |e| EngineError::refused("prepare", &e);
+    if let Source::File(path) = request.source {
+        let outlet = |name: &str| parsed.outlets_by_name.get(name).copied();
+        weights::place(&mut model, &weights, path, request.lowering == Lowering::Half, outlet)?;
+    }
 
     let sources = model.input_outlets().map_err(refused)?.to_vec();
     let mut order = Vec::with_capacity(sources.len());
     for (slot, source) in sources.iter().enumerate() {
-        let name = &model.node(source.node).name;
+        let name = rounding::name_in_file(&model.node(source.node).name);
         let Some(at) = request.inputs.iter().position(|spec| spec.name == *name) else {
-            return Err(EngineError::NotFed { name: name.clone() });
+            return Err(EngineError::NotFed { name: name.to_owned() });
         };
         let spec = &request.inputs[at];
-        let fact = InferenceFact::dt_shape(
-            tensor::to_datum_type(spec.dtype)?,
-            tensor::to_shape(&spec.dims)?,
-        );
+        let dtype = match (request.lowering, spec.dtype) {
+            (Lowering::Half, DataType::Float16) => DatumType::F32,
+            (_, dtype) => tensor::to_datum_type(dtype)?,
+        };
+        let fact = InferenceFact::dt_shape(dtype, tensor::to_shape(&spec.dims)?);
         model.set_input_fact(slot, fact).map_err(refused)?;
         order.push(at);
     }
@@ -219,13 +246,13 @@ fn load(request: &Request<'_>) -> Result<Engine, EngineError> {
 
     let mut typed = model.into_typed().map_err(refused)?;
     let mut declared = Vec::with_capacity(names.len());
-    for slot in 0..names.len() {
+    for (slot, name) in names.iter().enumerate() {
         let fact = typed.output_fact(slot).map_err(refused)?;
-        declared.push(tensor::from_datum_type(fact.datum_type)?);
-    }
-    if request.lowering == Lowering::Half {
-        let half = FloatPrecisionTranslator::new(DatumType::F32, DatumType::F16);
-        typed = half.transform_into(typed).map_err(refused)?;
+        declared.push(match (request.lowering, fact.datum_type) {
+            // Computed in float32 like everything, but the model declares float16.
+            (Lowering::Half, DatumType::F32) if halves.contains(name) => DataType::Float16,
+            (_, dtype) => tensor::from_datum_type(dtype)?,
+        });
     }
     if request.lowering == Lowering::Optimizer {
         typed = typed.into_decluttered().map_err(refused)?;
@@ -251,7 +278,7 @@ fn load(request: &Request<'_>) -> Result<Engine, EngineError> {
         names.into_iter().zip(declared).map(|(name, dtype)| OutputSpec { name, dtype }).collect();
     let takes = (0..order.len()).map(|slot| Ok(plan.model().input_fact(slot)?.datum_type));
     let takes = takes.collect::<TractResult<_>>().map_err(refused)?;
-    Ok(Engine { plan, inputs: request.inputs.to_vec(), order, takes, outputs })
+    Ok(Engine { plan, inputs: request.inputs.to_vec(), order, takes, outputs, sites })
 }
 
 /// tract adds axes to a constant without counting its strides anew, takes it for one that is not contiguous, and is several

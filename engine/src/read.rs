@@ -10,10 +10,12 @@ use std::fs::File;
 
 use tract_onnx::Onnx;
 use tract_onnx::pb::{
-    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, tensor_proto,
+    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
+    tensor_proto, type_proto,
 };
 use tract_onnx::prelude::Framework;
 
+use super::weights::{self, Weight};
 use super::{EngineError, Missing, Source, external};
 
 /// Operators of `com.microsoft` that tract implements under their own name.
@@ -23,19 +25,27 @@ const MICROSOFT: [&str; 5] =
 /// Functions may call functions; only a cycle goes deeper than this.
 const DEPTH: usize = 100;
 
-/// Decodes the model, external data included.
-pub(super) fn decode(onnx: &Onnx, source: Source<'_>) -> Result<ModelProto, EngineError> {
+/// Decodes the model, external data included, but for weights that are read later.
+pub(super) fn decode(
+    onnx: &Onnx,
+    source: Source<'_>,
+) -> Result<(ModelProto, Vec<Weight>), EngineError> {
     let not_a_model =
         |e: tract_onnx::prelude::TractError| EngineError::Decode { reason: format!("{e:#}") };
     match source {
         Source::File(path) => {
             File::open(path)
                 .map_err(|source| EngineError::Read { path: path.to_owned(), source })?;
-            let mut model = onnx.proto_model_for_path(path).map_err(not_a_model)?;
+            let (mut model, weights) = match weights::decode(onnx, path) {
+                Some(decoded) => decoded,
+                None => (onnx.proto_model_for_path(path).map_err(not_a_model)?, Vec::new()),
+            };
             model.graph.iter_mut().try_for_each(|graph| external::load(graph, path))?;
-            Ok(model)
+            Ok((model, weights))
         }
-        Source::Bytes(mut bytes) => onnx.proto_model_for_read(&mut bytes).map_err(not_a_model),
+        Source::Bytes(mut bytes) => {
+            Ok((onnx.proto_model_for_read(&mut bytes).map_err(not_a_model)?, Vec::new()))
+        }
     }
 }
 
@@ -96,6 +106,13 @@ fn undefined_output(graph: &GraphProto) -> Result<(), EngineError> {
         Some(output) => Err(EngineError::Undefined { name: output.name.clone() }),
         None => Ok(()),
     }
+}
+
+/// Whether an output is declared as float16.
+pub(super) fn is_half(output: &ValueInfoProto) -> bool {
+    let value = output.r#type.as_ref().and_then(|t| t.value.as_ref());
+    matches!(value, Some(type_proto::Value::TensorType(t))
+        if t.elem_type == tensor_proto::DataType::Float16 as i32)
 }
 
 /// Moves `uint64_data` to `raw_data`.

@@ -15,7 +15,7 @@ fn spec(name: &str, dtype: DataType, dims: &[i64]) -> InputSpec {
 
 fn load(bytes: &[u8], inputs: &[InputSpec]) -> Result<Engine, EngineError> {
     let source = Source::Bytes(bytes);
-    Engine::load(&Request { source, inputs, outputs: &[], lowering: Lowering::Kernels })
+    Engine::load(&Request { source, inputs, outputs: &[], lowering: Lowering::Kernels, keep: &[] })
 }
 
 fn error(bytes: &[u8], inputs: &[InputSpec]) -> String {
@@ -87,6 +87,7 @@ fn chosen_values_are_returned_instead_of_the_outputs() {
         inputs: &inputs,
         outputs: &outputs,
         lowering: Lowering::Plain,
+        keep: &[],
     };
     let engine = Engine::load(&request).expect("loads");
     assert_eq!(engine.outputs()[0].name, "a");
@@ -163,6 +164,7 @@ fn external_data_are_found_beside_the_link_and_beside_the_file() {
         inputs: &inputs,
         outputs: &[],
         lowering: Lowering::Kernels,
+        keep: &[],
     };
     let missing = Engine::load(&request).expect_err("no data yet").to_string();
     assert!(missing.starts_with(r#"external data of tensor "w" cannot be read"#), "{missing}");
@@ -171,4 +173,96 @@ fn external_data_are_found_beside_the_link_and_beside_the_file() {
     let engine = Engine::load(&request).expect("loads");
     let y = engine.run(&[Tensor::new(&[256], vec![0.5_f32; 256])]).expect("runs").remove(0);
     assert_eq!(y.to_floats().map(|y| (y[0], y[255])), Some((0.5, 255.5)));
+}
+
+/// A file with a weight of 128 KiB, `w`, of which every element is `element`; `y = MatMul (x, w)`.
+fn with_large_weight(folder: &Path, element: f32) -> std::path::PathBuf {
+    let mut model = text::parse(
+        r#"<ir_version: 8, opset_import: ["" : 13]>
+        g (float[1,2] x) => (float[1,N] y) <float[1] none = {1}> { [product] y = MatMul (x, none) }"#,
+    )
+    .expect("a model in ONNX text");
+    let (root, tensor) = (model.root(), Tensor::new(&[2, 16384], vec![element; 32768]));
+    let weight = model.add_initializer(root, "w".into(), Arc::new(tensor));
+    let product = model.nodes(root).next().expect("a node");
+    model.set_input(product, 1, Some(weight));
+    model.remove_dead_initializers(root);
+    let path = folder.join("m.onnx");
+    store(&model, &path, &StoreOptions::default()).expect("a file");
+    path
+}
+
+fn load_file(path: &Path, lowering: Lowering, keep: &[String]) -> Result<Engine, EngineError> {
+    let inputs = [spec("x", DataType::Float, &[1, 2])];
+    Engine::load(&Request {
+        source: Source::File(path),
+        inputs: &inputs,
+        outputs: &[],
+        lowering,
+        keep,
+    })
+}
+
+#[test]
+fn a_large_weight_goes_from_the_file_into_its_place() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = with_large_weight(folder.path(), 0.5);
+    let engine = load_file(&path, Lowering::Kernels, &[]).expect("loads");
+    let y = engine.run(&[Tensor::new(&[1, 2], vec![1.0_f32, 2.0])]).expect("runs");
+    assert_eq!(y[0], Tensor::new(&[1, 16384], vec![1.5_f32; 16384]));
+
+    // A file that ends within the weight is refused, by whatever reader sees it.
+    let bytes = std::fs::read(&path).expect("the file");
+    std::fs::write(&path, &bytes[..bytes.len() / 2]).expect("a file");
+    let error = load_file(&path, Lowering::Kernels, &[]).expect_err("it is cut off");
+    assert!(matches!(error, EngineError::Decode { .. }), "{error}");
+}
+
+#[test]
+fn half_rounds_inputs_weights_and_what_nodes_make_but_not_sums() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // 0.1 is 0.0999755859375 in float16.
+    let path = with_large_weight(folder.path(), 0.1);
+    let run = |keep: &[String]| {
+        let engine = load_file(&path, Lowering::Half, keep).expect("loads");
+        let y = engine.run(&[Tensor::new(&[1, 2], vec![2049.0_f32, 1.0])]).expect("runs");
+        (y[0].to_floats().expect("floats")[0], engine.rounded())
+    };
+    let (y, rounded) = run(&[]);
+    // 2049 becomes 2048; 2048.0 · w + w = 204.85, which float16 knows in steps of 1/8.
+    assert!((y - 204.875).abs() < 1e-9, "{y}");
+    let names: Vec<&str> = rounded.iter().map(|r| r.value.as_str()).collect();
+    assert_eq!(names, ["x", "w", "y"]);
+    // The node stays in float32, with its weight and its input; what it gives is stored in float16 all the same.
+    let (y, _) = run(&["product".to_owned()]);
+    assert!((y - 205.0).abs() < 1e-9, "{y}");
+}
+
+#[test]
+fn half_counts_what_float16_cannot_hold() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = with_large_weight(folder.path(), 60000.0);
+    let engine = load_file(&path, Lowering::Half, &[]).expect("loads");
+    let y = engine.run(&[Tensor::new(&[1, 2], vec![1.0_f32, 1.0])]).expect("runs");
+    assert!(y[0].to_floats().expect("floats")[0].is_infinite());
+    let last = engine.rounded().pop().expect("the output");
+    assert_eq!((last.overflowed, last.node.as_str()), (16384, "product"));
+    assert!((last.largest - 120_000.0).abs() < 1.0, "{}", last.largest);
+}
+
+#[test]
+fn half_adds_in_float32_what_a_model_stores_in_float16() {
+    let bytes = bytes(
+        r#"<ir_version: 8, opset_import: ["" : 13]>
+        g (float16[4] x) => (float16[1] y) <int64[1] axis = {0}> { y = ReduceSum <keepdims = 1> (x, axis) }"#,
+    );
+    let x: Vec<half::f16> = [2048.0, 1.0, 1.0, 1.0].map(half::f16::from_f32).to_vec();
+    let inputs = [spec("x", DataType::Float16, &[4])];
+    let source = Source::Bytes(&bytes);
+    let request =
+        Request { source, inputs: &inputs, outputs: &[], lowering: Lowering::Half, keep: &[] };
+    let engine = Engine::load(&request).expect("loads");
+    let y = engine.run(&[Tensor::new(&[4], x)]).expect("runs");
+    // In float16 each 1 would be lost: 2048 + 1 is 2048.
+    assert_eq!(y[0], Tensor::new(&[1], vec![half::f16::from_f32(2052.0)]));
 }

@@ -251,6 +251,13 @@ impl Pipeline {
         Ok(self)
     }
 
+    /// With a pass that is not in the table, behind all others of its run.
+    #[must_use]
+    pub fn with(mut self, pass: &'static dyn Pass) -> Pipeline {
+        self.0.push(pass);
+        self
+    }
+
     /// The passes.
     #[must_use]
     pub fn passes(&self) -> &[&'static dyn Pass] {

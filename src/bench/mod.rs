@@ -4,6 +4,9 @@
 //! them; what one takes relative to another is the median over the rounds of the ratio. Each runs on one core, as the
 //! [engine](crate::engine) does.
 
+pub mod npu;
+mod page;
+
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
@@ -243,18 +246,7 @@ impl Report {
                 difference,
             ]);
         }
-        let width =
-            |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..head.len()).map(width).collect();
-        let mut text = String::new();
-        for row in &rows {
-            let cells = row.iter().zip(&widths).enumerate();
-            let cells = cells.map(|(column, (cell, &width))| match column {
-                0 => format!("{cell:<width$}"),
-                _ => format!("{cell:>width$}"),
-            });
-            let _ = writeln!(text, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
-        }
+        let mut text = aligned(&rows);
         let runs = self.models.first().map_or(0, |t| t.seconds.len());
         let _ = writeln!(
             text,
@@ -263,6 +255,23 @@ impl Report {
         );
         text
     }
+}
+
+/// Columns below one another, the first to the left and the others to the right.
+fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
+    let width =
+        |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    let mut text = String::new();
+    for row in rows {
+        let cells = row.iter().zip(&widths).enumerate();
+        let cells = cells.map(|(column, (cell, &width))| match column {
+            0 => format!("{cell:<width$}"),
+            _ => format!("{cell:>width$}"),
+        });
+        let _ = writeln!(text, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
+    }
+    text
 }
 
 fn milliseconds(seconds: f64) -> String {

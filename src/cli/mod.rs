@@ -2,10 +2,14 @@
 
 mod atc;
 mod bench;
+mod bisect;
 mod completions;
 mod diff;
+mod doctor;
 mod eval;
+mod files;
 mod inspect;
+mod npu;
 mod optimize;
 mod output;
 mod passes;
@@ -14,6 +18,7 @@ mod predict;
 mod prepare;
 mod print;
 mod progress;
+mod run;
 mod shapes;
 mod single;
 mod texts;
@@ -28,7 +33,7 @@ use tracing_subscriber::EnvFilter;
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done; for verify: equal; for diff: the same; for inspect: nothing that the target refuses or runs badly
-  1  it ran and the answer is no: the models differ, or the target has something against the model
+  1  it ran and the answer is no: the models differ, or the target, its compiler or this machine has something against it
   2  it could not run: wrong usage, unreadable file, impossible shapes
 
 Start with:
@@ -57,15 +62,17 @@ enum Command {
     Optimize(optimize::Args),
     Verify(verify::Args),
     Inspect(inspect::Args),
-    Bench(bench::Args),
+    Run(Box<run::Args>),
+    Bench(Box<bench::Args>),
     Diff(diff::Args),
     Print(print::Args),
     Passes(passes::Args),
-    Atc(atc::Args),
+    Atc(Box<atc::Args>),
     Prepare(prepare::Args),
     Eval(eval::Args),
     Predict(predict::Args),
     Pipeline(pipeline::Args),
+    Doctor(doctor::Args),
     Completions(completions::Args),
 }
 
@@ -89,15 +96,17 @@ pub fn main() -> ExitCode {
         Command::Optimize(args) => optimize::run(&args, &out),
         Command::Verify(args) => verify::run(&args, &out),
         Command::Inspect(args) => inspect::run(&args, &out),
+        Command::Run(args) => run::run(&args, &out),
         Command::Bench(args) => bench::run(&args, &out),
         Command::Diff(args) => diff::run(&args, &out),
         Command::Print(args) => print::run(&args, &out),
         Command::Passes(args) => passes::run(&args, &out),
-        Command::Atc(args) => atc::run(&args),
+        Command::Atc(args) => atc::run(&args, &out),
         Command::Prepare(args) => prepare::run(&args, &out),
         Command::Eval(args) => eval::run(&args, &out),
         Command::Predict(args) => predict::run(&args, &out),
         Command::Pipeline(args) => pipeline::run(&args, &out),
+        Command::Doctor(args) => doctor::run(&args, &out),
         Command::Completions(args) => completions::run(&args, &out),
     };
     match verdict {

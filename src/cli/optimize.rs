@@ -12,10 +12,11 @@ use onnxfix_ir::{LoadOptions, Model, Source, StoreOptions, check, infer, store};
 use onnxfix_passes::{Options, PROVENANCE, Pipeline, Stop, find, run as run_passes};
 
 use super::Verdict;
+use super::files::{ReportFormat, ensure_place, write_whole};
 use super::output::Output;
 use super::progress::Progress;
 use super::shapes::Shapes;
-use crate::record::Record;
+use crate::record::{OPTIONS, Record, Told};
 use crate::report::{Both, Drawing, Report, Summary, Tally, bytes};
 use crate::source::{Input, ensure_unchanged, is_text, read};
 use crate::target::{Target, toolkit};
@@ -183,7 +184,7 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
 
     if !args.dry_run {
         progress.step(format!("write {}", target_path.display()));
-        write(&mut model, args, &files, &target_path, out)?;
+        write(&mut model, (args, &options), &files, &target_path, out)?;
         report.output = Some(target_path.clone());
     }
     drop(progress);
@@ -210,7 +211,7 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
             ReportFormat::Json => serde_json::to_string_pretty(&report)?,
             ReportFormat::Html => report.html(),
         };
-        std::fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
+        write_whole(path, text.as_bytes())?;
     }
     Ok(if verified? { Verdict::Clean } else { Verdict::Findings })
 }
@@ -218,12 +219,12 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
 /// Writes the result with a record of its source, and says which other files belong to it.
 fn write(
     model: &mut Model,
-    args: &Args,
+    (args, options): (&Args, &Options),
     files: &[Source],
     path: &Path,
     out: &Output,
 ) -> Result<()> {
-    record(model, args, path)?;
+    record(model, args, options, path)?;
     ensure_unchanged(files)?;
     let stored = store(model, path, &StoreOptions::default())
         .with_context(|| format!("write {}", path.display()))?;
@@ -274,23 +275,6 @@ fn ask_target(
     Ok(())
 }
 
-/// Refuses a path that no file can be written to, before any work is done.
-fn ensure_place(flag: &str, path: &Path) -> Result<()> {
-    if path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/") {
-        bail!("{flag} {}: is a directory, not a file", path.display());
-    }
-    // Replacing it needs no leave of the file, but whoever took that leave away meant it.
-    if std::fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().readonly()) {
-        bail!("{flag} {}: is read-only; make it writable or name another file", path.display());
-    }
-    match path.parent() {
-        Some(folder) if folder != Path::new("") && !folder.is_dir() => {
-            bail!("{flag} {}: there is no folder {}", path.display(), folder.display())
-        }
-        _ => Ok(()),
-    }
-}
-
 /// The options and passes that the flags ask for.
 fn plan(args: &Args) -> Result<(Options, Pipeline)> {
     let cann = release(&toolkit::version(args.cann.as_deref())).context("--cann")?;
@@ -300,14 +284,13 @@ fn plan(args: &Args) -> Result<(Options, Pipeline)> {
         bail!("--opset {opset}: CANN {} takes opsets {low} to {high}", cann.line);
     }
     let mut options = Options {
-        static_shapes: args.target.static_shapes(),
         opset: args.opset.or(args.target.opset(&cann)),
         fold_limit: args.fold_limit,
         max_rewrites: args.max_rewrites,
         why_not: args.why_not.clone(),
         // Who names passes wants them, whatever they cost.
         costs: args.target.costs().filter(|_| args.passes.is_none()),
-        ..Options::default()
+        ..args.target.options(&cann)
     };
     args.shapes.apply(&mut options)?;
     for name in args.why_not.iter().chain(&args.print_after) {
@@ -330,19 +313,42 @@ fn plan(args: &Args) -> Result<(Options, Pipeline)> {
 const CONVERT: &str = "convert-opset";
 
 /// Notes in the model where it came from. A record that is there says it already.
-fn record(model: &mut Model, args: &Args, out: &Path) -> Result<()> {
-    let record = match Record::of(model) {
+fn record(model: &mut Model, args: &Args, options: &Options, out: &Path) -> Result<()> {
+    let old = Record::of(model);
+    let told = old.is_none().then(|| told(args, options));
+    let record = match old {
         Some(old) => old.moved(&args.model, out)?,
         None if is_text(&args.model) => return Ok(()),
         None => Record::new(&args.model, out)?,
     };
     let metadata = &mut model.header.metadata;
-    let made_for =
-        metadata.iter().position(|(key, _)| key == TARGET).map(|at| metadata.remove(at).1);
+    let mut take = |wanted: &str| {
+        let at = metadata.iter().position(|(key, _)| key == wanted)?;
+        Some(metadata.remove(at).1)
+    };
+    let (made_for, recorded) = (take(TARGET), take(OPTIONS));
     record.write(model);
     let made_for = made_for.unwrap_or_else(|| args.target.name().into());
     model.header.metadata.push((TARGET.into(), made_for));
+    if let Some(text) = recorded.or_else(|| told.map(|told| told.text())) {
+        model.header.metadata.push((OPTIONS.into(), text));
+    }
     Ok(())
+}
+
+/// What the user asked for, to be recorded.
+fn told(args: &Args, options: &Options) -> Told {
+    Told {
+        target: args.target.name().to_owned(),
+        opset: options.opset,
+        shapes: options.shapes.iter().map(|s| (s.name.clone(), s.dims.clone())).collect(),
+        dims: options.dims.iter().map(|d| (d.symbol.clone(), d.value)).collect(),
+        keep_dims: options.keep_dims.clone(),
+        passes: args.passes.clone(),
+        skip_passes: args.skip_passes.clone(),
+        fold_limit: options.fold_limit,
+        max_rewrites: options.max_rewrites,
+    }
 }
 
 fn say(args: &Args, out: &Output, report: &Report) -> Result<()> {
@@ -394,21 +400,5 @@ fn strip_metadata(model: &mut Model) {
     for (value, mut tensor) in tensors {
         std::sync::Arc::make_mut(&mut tensor).extra_mut().metadata.clear();
         model.set_tensor(value, tensor);
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ReportFormat {
-    Json,
-    Html,
-}
-
-impl ReportFormat {
-    fn of(path: &Path) -> Result<ReportFormat> {
-        match path.extension().and_then(|e| e.to_str()) {
-            Some("json") => Ok(ReportFormat::Json),
-            Some("html") => Ok(ReportFormat::Html),
-            _ => bail!("--report {}: the name must end in .json or .html", path.display()),
-        }
     }
 }

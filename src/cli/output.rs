@@ -1,9 +1,14 @@
 //! stdout is the result, stderr is everything else. Only this file prints.
 #![expect(clippy::print_stderr, reason = "the one place that does")]
 
+use std::fs::File;
 use std::io::{self, Write};
+use std::sync::OnceLock;
 
 use anyhow::Result;
+
+/// Where results go once stdout is left to a library that prints.
+static KEPT: OnceLock<File> = OnceLock::new();
 
 /// Where commands say things.
 #[derive(Debug, Clone, Copy)]
@@ -30,12 +35,28 @@ impl Output {
         reason = "results go where notes go: through the handle that commands get"
     )]
     pub(crate) fn result(self, text: &str) -> Result<()> {
-        let mut out = io::stdout().lock();
+        let mut out: Box<dyn Write> = match KEPT.get() {
+            Some(file) => Box::new(file),
+            None => Box::new(io::stdout().lock()),
+        };
         out.write_all(text.as_bytes())?;
         if !text.ends_with('\n') {
             out.write_all(b"\n")?;
         }
         out.flush()?;
+        Ok(())
+    }
+
+    /// Keeps stdout for results alone: whatever a library prints there goes to stderr from now on.
+    ///
+    /// # Errors
+    /// When there is no stdout or stderr.
+    #[expect(clippy::unused_self, reason = "as above")]
+    pub(crate) fn keep_stdout(self) -> Result<()> {
+        if KEPT.get().is_none() {
+            // Nobody else sets it: commands run in one thread.
+            let _set = KEPT.set(onnxfix_npu::acl::divert_stdout()?);
+        }
         Ok(())
     }
 

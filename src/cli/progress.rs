@@ -1,4 +1,4 @@
-//! A spinner for steps that take over a second, on a terminal only.
+//! A spinner or a bar for steps that take over a second, on a terminal only.
 
 use std::io::IsTerminal as _;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
@@ -21,9 +21,7 @@ impl Progress {
     pub(crate) fn start(out: &Output, step: impl Into<String>) -> Progress {
         let bar = ProgressBar::new_spinner();
         bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed:>3} {msg}") {
-            bar.set_style(style);
-        }
+        bar.set_style(style(SPINNER));
         bar.set_message(step.into());
         if out.is_quiet() || !std::io::stderr().is_terminal() {
             return Progress { bar, stop: None, thread: None };
@@ -41,8 +39,27 @@ impl Progress {
 
     /// Says what comes next.
     pub(crate) fn step(&self, step: impl Into<String>) {
+        self.bar.set_style(style(SPINNER));
         self.bar.set_message(step.into());
     }
+
+    /// Says how much of a step is done, with an estimate of the rest.
+    pub(crate) fn count(&self, step: impl Into<String>, done: usize, all: usize) {
+        if done == 0 {
+            self.bar.reset_eta();
+            self.bar.set_length(all as u64);
+            self.bar.set_style(style(BAR));
+            self.bar.set_message(step.into());
+        }
+        self.bar.set_position(done as u64);
+    }
+}
+
+const SPINNER: &str = "{spinner} {elapsed:>3} {msg}";
+const BAR: &str = "{spinner} {elapsed:>3} {msg} {bar:24} {pos}/{len}, {eta} to go";
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
 }
 
 impl Drop for Progress {

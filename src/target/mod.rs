@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::ValueEnum;
 use onnxfix_ascend::facts::Cann;
 use onnxfix_ascend::platform;
-use onnxfix_passes::{CostModel, NPU_ONLY, PASSES, PORTABLE_ONLY, PassError, Pipeline};
+use onnxfix_passes::{CostModel, NPU_ONLY, Options, PASSES, PORTABLE_ONLY, PassError, Pipeline};
 
 /// A target, which decides what must hold afterwards and which passes help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -34,6 +34,17 @@ impl Target {
             // Every CANN from 5 on has all operators registered for it.
             Target::Ascend310P3 => Some(cann.opsets[1].min(13).unsigned_abs()),
             Target::Portable => None,
+        }
+    }
+
+    /// What pipelines are told for this target under a release of CANN.
+    #[must_use]
+    pub fn options(self, cann: &Cann) -> Options {
+        Options {
+            static_shapes: self.static_shapes(),
+            opset: self.opset(cann),
+            costs: self.costs(),
+            ..Options::default()
         }
     }
 

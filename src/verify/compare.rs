@@ -314,7 +314,7 @@ impl Numbers {
     }
 }
 
-fn largest(row: &[f64]) -> usize {
+pub(super) fn largest(row: &[f64]) -> usize {
     row.iter().enumerate().fold(0, |best, (i, &x)| if x > row[best] { i } else { best })
 }
 

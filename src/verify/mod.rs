@@ -12,10 +12,15 @@
 //! Both models run in the [engine](crate::engine), the source as its file has it. Where the engine cannot run one of
 //! them there is no answer, and that is an error, not "equal".
 
+pub mod bisect;
 mod compare;
+mod cut;
+mod given;
+mod half;
 mod interface;
-mod locate;
+mod layers;
 pub(crate) mod measure;
+mod points;
 mod report;
 mod roles;
 mod run;
@@ -39,9 +44,13 @@ use run::Runner;
 use samples::Sample;
 
 pub use compare::{Agreement, Element, Output, Padding};
+pub use given::Given;
+pub use half::{Half, Trouble};
 pub use interface::Change;
-pub use locate::FirstDifference;
+pub use layers::{FirstDifference, Layers, Value, Which};
+pub use points::{Points, WorstSample};
 pub use report::{Coverage, Meaning, Report, Runs};
+pub(crate) use run::Plan;
 pub use tokens::{Takes, TokenInput, token_inputs};
 pub use weights::{Changed, Difference, Weights};
 
@@ -80,8 +89,15 @@ pub struct Options {
     pub shapes: Vec<InputShape>,
     /// Numbers for symbolic dimensions.
     pub dims: Vec<DimBinding>,
-    /// Also run the optimized model in 16-bit floats: whether its numbers stay finite and near those of the source.
+    /// Also run the optimized model with every value rounded to float16: whether its numbers stay finite and near those of
+    /// the source.
     pub half: bool,
+    /// Nodes that stay in float32 meanwhile.
+    pub keep: Vec<String>,
+    /// Which values along the way to compare as well.
+    pub layers: Which,
+    /// What to run in place of generated samples.
+    pub given: Option<Given>,
 }
 
 impl Default for Options {
@@ -94,6 +110,9 @@ impl Default for Options {
             shapes: Vec::new(),
             dims: Vec::new(),
             half: false,
+            keep: Vec::new(),
+            layers: Which::None,
+            given: None,
         }
     }
 }
@@ -125,8 +144,12 @@ pub enum Step {
     Recompute,
     /// The engine reads a model.
     Prepare(Side),
-    /// The engine runs a model on all samples.
-    Run(Side),
+    /// The engine runs a model on all samples: how many it has, and of how many.
+    Run(Side, usize, usize),
+    /// The engine runs the optimized model in float16.
+    Half(usize, usize),
+    /// Values along the way are compared.
+    Layers,
     /// The first value that differs is looked for.
     Locate,
 }
@@ -137,7 +160,9 @@ impl std::fmt::Display for Step {
             Step::Weights => f.write_str("compare weights"),
             Step::Recompute => f.write_str("recompute folded constants"),
             Step::Prepare(side) => write!(f, "read {side}"),
-            Step::Run(side) => write!(f, "run {side}"),
+            Step::Run(side, ..) => write!(f, "run {side}"),
+            Step::Half(..) => f.write_str("run the optimized model in float16"),
+            Step::Layers => f.write_str("compare layers"),
             Step::Locate => f.write_str("look for the first value that differs"),
         }
     }
@@ -158,6 +183,12 @@ pub enum VerifyError {
         #[source]
         source: EngineError,
     },
+    /// Results of somebody else cannot be used.
+    #[error("{0}")]
+    Results(String),
+    /// The passes cannot run again.
+    #[error("the passes cannot run on the source again: {0}")]
+    Pipeline(String),
     /// The inputs are not known well enough, or not what the user says.
     #[error(transparent)]
     Input(#[from] InputError),
@@ -198,7 +229,7 @@ pub fn verify(
     before: &Subject,
     after: &Subject,
     options: &Options,
-    progress: &dyn Fn(Step),
+    progress: &(dyn Fn(Step) + Sync),
 ) -> Result<Report, VerifyError> {
     let mut report = Report::new(before, after);
     report.interface = interface::compare(&before.model, &after.model);
@@ -214,7 +245,7 @@ pub fn verify(
     let inputs = roles::analyse(&before.model);
     let (dims, notes) = shapes::resolve(&before.model, &after.model, options)?;
     report.notes.extend(notes);
-    let samples = samples::generate(&inputs, &dims, options.samples, options.seed);
+    let samples = samples_of(before, &dims, options)?;
 
     progress(Step::Recompute);
     let recomputed = recompute(before, after, &dims, &samples, &weights.made, &inputs)?;
@@ -223,7 +254,8 @@ pub fn verify(
     let compared: HashSet<String> =
         weights.unchanged.into_iter().chain(recomputed.equal).chain(recomputed.tables).collect();
     report.inputs = coverage(&inputs, after, &dims, &samples, &compared);
-    report.runs = Some(Runs::new(&samples, &inputs, &dims, options.seed));
+    report.runs =
+        Some(Runs::new(&samples, &inputs, &dims, options.given.is_none().then_some(options.seed)));
 
     let context = Context { before, after, dims: &dims, samples: &samples, options };
     let mut source = context.run(Side::Before, Lowering::Kernels, progress, &mut report)?;
@@ -233,20 +265,115 @@ pub fn verify(
         // A kernel of the engine could be what is wrong: the answer "different" wants a second opinion.
         source = context.run(Side::Before, Lowering::Plain, progress, &mut report)?;
         let ours = context.run(Side::After, Lowering::Plain, progress, &mut report)?;
+        report.points.clear();
         outputs = context.compare(&source, &ours, context.limits(), &mut report);
     }
     if options.half {
-        let ours = context.run(Side::After, Lowering::Half, progress, &mut report)?;
-        let limits = Limits { rtol: Some(HALF_RTOL), tie: HALF_RTOL, ..context.limits() };
-        report.half = Some(context.compare(&source, &ours, limits, &mut report));
+        report.half = Some(context.half(&source, progress, &mut report)?);
     }
-    if let Some(worst) = outputs.iter().find(|o| !o.equal) {
-        progress(Step::Locate);
-        let run = worst.worst.as_ref().map_or(0, |w| w.run);
-        report.first_difference = locate::locate(before, after, &dims, &samples[run])?;
+    let worst = outputs.iter().find(|o| !o.equal);
+    let run = worst.and_then(|o| o.worst.as_ref()).map_or(0, |w| w.run);
+    // Where the models differ, somebody wants to know from where on.
+    let (which, lowering) = match worst {
+        Some(_) => (Which::All, Lowering::Plain),
+        None => (options.layers, Lowering::Kernels),
+    };
+    if which != Which::None
+        && let Some(sample) = samples.get(run)
+    {
+        progress(if worst.is_some() { Step::Locate } else { Step::Layers });
+        let limits = context.limits();
+        let (sample, how) = ((run, sample), (which, lowering));
+        let layers =
+            layers::compare(before, after, &dims, sample, how, limits.rtol, limits.padding_counts)?;
+        report.first_difference = layers.first_difference().filter(|_| worst.is_some());
+        report.layers = Some(layers);
     }
     report.outputs = outputs;
     Ok(report.finish())
+}
+
+/// What both models run on.
+fn samples_of(
+    before: &Subject,
+    dims: &[Vec<i64>],
+    options: &Options,
+) -> Result<Vec<Sample>, VerifyError> {
+    let inputs = roles::analyse(&before.model);
+    match &options.given {
+        None => Ok(samples::generate(&inputs, dims, options.samples, options.seed)),
+        Some(given) => given::samples(given, &inputs, dims).ok_or_else(|| {
+            InputError::Undeclared { name: "of the samples".into(), what: "type that runs" }.into()
+        }),
+    }
+}
+
+/// An input as one run takes it: name, type of the optimized model, dimensions.
+pub type Slot = (String, DataType, Vec<i64>);
+
+/// What one run of both models takes.
+///
+/// # Errors
+/// When the shapes are not known, or the models have different inputs.
+pub fn slots(before: &Model, after: &Model, options: &Options) -> Result<Vec<Slot>, InputError> {
+    let (dims, _) = shapes::resolve(before, after, options)?;
+    let inputs = roles::inputs(after).into_iter().zip(dims);
+    let slot = |(v, dims): (ValueId, Vec<i64>)| {
+        (after[v].name().to_string(), after[v].dtype().unwrap_or(DataType::Float), dims)
+    };
+    Ok(inputs.map(slot).collect())
+}
+
+/// Reads what somebody else says of an output: of which run, its position, its name, and what the model gives.
+pub type Results<'a> = &'a dyn Fn(usize, usize, &str, &Tensor) -> Result<Tensor, String>;
+
+/// Compares what a model gives with results that somebody else produced from the same samples, called `name`.
+///
+/// # Errors
+/// When the model cannot be run, or results are missing.
+pub fn verify_results(
+    subject: &Subject,
+    name: &str,
+    options: &Options,
+    results: Results<'_>,
+    progress: &(dyn Fn(Step) + Sync),
+) -> Result<Report, VerifyError> {
+    let mut report = Report::new(subject, subject);
+    name.clone_into(&mut report.before);
+    report.results = true;
+    let (dims, notes) = shapes::resolve(&subject.model, &subject.model, options)?;
+    report.notes.extend(notes);
+    let inputs = roles::analyse(&subject.model);
+    let samples = samples_of(subject, &dims, options)?;
+    report.inputs = coverage(&inputs, subject, &dims, &samples, &HashSet::new());
+    report.runs =
+        Some(Runs::new(&samples, &inputs, &dims, options.given.is_none().then_some(options.seed)));
+    let context =
+        Context { before: subject, after: subject, dims: &dims, samples: &samples, options };
+    let ours = context.run(Side::After, Lowering::Kernels, progress, &mut report)?;
+    let names = interface::outputs(&subject.model);
+    let mut theirs = Vec::with_capacity(ours.len());
+    for (run, outputs) in ours.iter().enumerate() {
+        let read = names.iter().zip(outputs).enumerate();
+        let read = read.map(|(at, (name, tensor))| results(run, at, name, tensor));
+        theirs.push(read.collect::<Result<Vec<_>, _>>().map_err(VerifyError::Results)?);
+    }
+    report.outputs = context.compare(&theirs, &ours, context.limits(), &mut report);
+    if options.half {
+        report.half = Some(context.half(&theirs, progress, &mut report)?);
+    }
+    Ok(report.finish())
+}
+
+/// How closely the outputs of a model for its target are compared.
+fn target_limits(options: &Options, after: &Model) -> Limits {
+    let target = after.header.metadata.iter().find(|(key, _)| key == TARGET);
+    Limits {
+        rtol: options.rtol,
+        atol: options.atol,
+        tie: TIE,
+        padding_counts: target.is_none_or(|(_, target)| target == "portable"),
+    }
 }
 
 /// A model ready to run on one sample that means something.
@@ -279,7 +406,7 @@ impl Loaded {
         let (dims, mut notes) = shapes::resolve(model, model, options)?;
         let inputs = roles::analyse(model);
         let mut samples = samples::generate(&inputs, &dims, 1, options.seed);
-        let (runner, note) = Runner::new(subject, &dims, &[], lowering)?;
+        let (runner, note) = Runner::new(subject, &dims, Plan::of(lowering))?;
         notes.extend(note);
         // There is always one, of right-padded sequences where there is padding.
         let sample = samples.swap_remove(0);
@@ -303,7 +430,8 @@ pub(crate) fn values(
     let model = &subject.model;
     let (dims, mut notes) = shapes::resolve(model, model, options)?;
     let samples = samples::generate(&roles::analyse(model), &dims, options.samples, options.seed);
-    let (runner, note) = Runner::new(subject, &dims, names, Lowering::Kernels)?;
+    let plan = Plan { values: names, ..Plan::of(Lowering::Kernels) };
+    let (runner, note) = Runner::new(subject, &dims, plan)?;
     notes.extend(note);
     for sample in &samples {
         each(&runner.run(sample)?);
@@ -325,26 +453,43 @@ impl Context<'_> {
         &self,
         side: Side,
         lowering: Lowering,
-        progress: &dyn Fn(Step),
+        progress: &(dyn Fn(Step) + Sync),
         report: &mut Report,
     ) -> Result<Vec<Vec<Tensor>>, VerifyError> {
         let subject = if side == Side::Before { self.before } else { self.after };
         progress(Step::Prepare(side));
         let failed = |source| VerifyError::Engine { side, name: subject.name.clone(), source };
-        let (runner, note) = Runner::new(subject, self.dims, &[], lowering).map_err(failed)?;
+        let (runner, note) = Runner::new(subject, self.dims, Plan::of(lowering)).map_err(failed)?;
         report.note(note);
-        progress(Step::Run(side));
-        runner.run_all(self.samples).map_err(failed)
+        let all = self.samples.len();
+        progress(Step::Run(side, 0, all));
+        runner.run_all(self.samples, &|done| progress(Step::Run(side, done, all))).map_err(failed)
+    }
+
+    /// The optimized model in float16 against the source as it is.
+    fn half(
+        &self,
+        source: &[Vec<Tensor>],
+        progress: &(dyn Fn(Step) + Sync),
+        report: &mut Report,
+    ) -> Result<Half, VerifyError> {
+        let side = Side::After;
+        let failed = |source| VerifyError::Engine { side, name: self.after.name.clone(), source };
+        progress(Step::Prepare(side));
+        let keep = &self.options.keep;
+        let plan = Plan { keep, ..Plan::of(Lowering::Half) };
+        let (runner, _) = Runner::new(self.after, self.dims, plan).map_err(failed)?;
+        let all = self.samples.len();
+        progress(Step::Half(0, all));
+        let step = |done| progress(Step::Half(done, all));
+        let ours = runner.run_all(self.samples, &step).map_err(failed)?;
+        let limits = Limits { rtol: Some(HALF_RTOL), tie: HALF_RTOL, ..self.limits() };
+        let outputs = self.compare(source, &ours, limits, report);
+        Ok(Half::new(&self.after.model, &runner.rounded(), outputs, keep))
     }
 
     fn limits(&self) -> Limits {
-        let target = self.after.model.header.metadata.iter().find(|(key, _)| key == TARGET);
-        Limits {
-            rtol: self.options.rtol,
-            atol: self.options.atol,
-            tie: TIE,
-            padding_counts: target.is_none_or(|(_, target)| target == "portable"),
-        }
+        target_limits(self.options, &self.after.model)
     }
 
     /// Compares the outputs of both models; one that has another type is noted as a change of the interface.
@@ -366,6 +511,10 @@ impl Context<'_> {
                 })
                 .collect();
             let change = pairs.iter().find_map(|p| interface::result(name, p.before, p.after));
+            if change.is_none() && report.points.len() == slot {
+                let names = self.options.given.as_ref().map_or(&[][..], |given| &given.names);
+                report.points.extend(points::of(name, &pairs, names));
+            }
             match change {
                 None => outputs.push(compare::compare(name, &pairs, limits)),
                 Some(change) if report.interface.contains(&change) => {}
@@ -413,7 +562,8 @@ fn recompute(
     let (Some(sample), false) = (samples.first(), names.is_empty()) else { return Ok(result) };
     let compute = |side, subject: &Subject, names: &[String]| {
         let failed = |source| VerifyError::Engine { side, name: subject.name.clone(), source };
-        let (runner, _) = Runner::new(subject, dims, names, Lowering::Plain).map_err(failed)?;
+        let plan = Plan { values: names, ..Plan::of(Lowering::Plain) };
+        let (runner, _) = Runner::new(subject, dims, plan).map_err(failed)?;
         // Constants that follow from the shapes are those of another batch.
         if runner.splits_batches() {
             Ok(None)
@@ -500,14 +650,19 @@ fn made_by(model: &Model, node: NodeId) -> Option<String> {
     model[node].metadata.iter().find(|(key, _)| key == PROVENANCE).map(|(_, pass)| pass.clone())
 }
 
+/// The inputs that a model is fed with, initializers left out.
+pub(crate) fn inputs(model: &Model) -> Vec<ValueId> {
+    roles::inputs(model)
+}
+
 /// Loads a model into the engine, from its file where it has one.
 pub(crate) fn load(
     subject: &Subject,
     inputs: &[InputSpec],
-    outputs: &[String],
-    lowering: Lowering,
+    plan: Plan<'_>,
 ) -> Result<Engine, EngineError> {
-    let request = |source| Request { source, inputs, outputs, lowering };
+    let Plan { values, lowering, keep } = plan;
+    let request = |source| Request { source, inputs, outputs: values, lowering, keep };
     if let Some(path) = &subject.file {
         return Engine::load(&request(Source::File(path)));
     }

@@ -4,9 +4,12 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use super::bisect::Bisection;
 use super::compare::Output;
+use super::half::Half;
 use super::interface::Change;
-use super::locate::FirstDifference;
+use super::layers::{FirstDifference, Layers};
+use super::points::Points;
 use super::roles::Input;
 use super::samples::{self, Kind, Sample};
 use super::weights::Weights;
@@ -21,6 +24,9 @@ pub struct Report {
     pub after: String,
     /// The target that the optimized model says it was made for.
     pub target: Option<String>,
+    /// Whether results that somebody else produced stand in the place of the source.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub results: bool,
     /// Whether the models are equal in everything that was compared.
     pub equal: bool,
     /// What callers would notice.
@@ -33,8 +39,17 @@ pub struct Report {
     pub runs: Option<Runs>,
     /// The outputs.
     pub outputs: Vec<Output>,
-    /// The outputs of the optimized model in 16-bit floats against those of the source, if that was asked for.
-    pub half: Option<Vec<Output>>,
+    /// The optimized model in 16-bit floats, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub half: Option<Half>,
+    /// Values along the way, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layers: Option<Layers>,
+    /// Numbers of single samples, of every output.
+    pub points: Vec<Points>,
+    /// The rewrite that makes an output differ, if it was looked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bisection: Option<Bisection>,
     /// The first value that differs, when an output does.
     pub first_difference: Option<FirstDifference>,
     /// What else there is to know.
@@ -56,12 +71,17 @@ pub struct Runs {
     pub single: usize,
     /// Sequences that are nothing but padding.
     pub empty: usize,
-    /// Seed of the samples.
-    pub seed: u64,
+    /// Seed of the samples; none where they were given.
+    pub seed: Option<u64>,
 }
 
 impl Runs {
-    pub(super) fn new(samples: &[Sample], inputs: &[Input], dims: &[Vec<i64>], seed: u64) -> Runs {
+    pub(super) fn new(
+        samples: &[Sample],
+        inputs: &[Input],
+        dims: &[Vec<i64>],
+        seed: Option<u64>,
+    ) -> Runs {
         let rows = || samples.iter().flat_map(|s| &s.rows);
         let count = |kind| rows().filter(|r| r.kind == kind).count();
         Runs {
@@ -130,6 +150,7 @@ impl Report {
             before: before.name.clone(),
             after: after.name.clone(),
             target: target.map(|(_, target)| target.clone()),
+            results: false,
             equal: false,
             interface: Vec::new(),
             weights: Weights::default(),
@@ -137,6 +158,9 @@ impl Report {
             runs: None,
             outputs: Vec::new(),
             half: None,
+            layers: None,
+            points: Vec::new(),
+            bisection: None,
             first_difference: None,
             notes: Vec::new(),
         }
@@ -151,7 +175,8 @@ impl Report {
         self.equal = self.interface.is_empty()
             && self.weights.changed.is_empty()
             && !self.outputs.is_empty()
-            && self.outputs.iter().chain(self.half.iter().flatten()).all(|o| o.equal);
+            && self.outputs.iter().all(|o| o.equal)
+            && self.half.as_ref().is_none_or(|half| half.clean);
         self
     }
 
@@ -164,7 +189,9 @@ impl Report {
         for change in &self.interface {
             line(&mut text, "interface", &change.to_string());
         }
-        self.weights_text(&mut text);
+        if !self.results {
+            self.weights_text(&mut text);
+        }
         for input in &self.inputs {
             line(&mut text, "input", &input.to_string());
         }
@@ -174,16 +201,38 @@ impl Report {
         for output in &self.outputs {
             output_text(&mut text, "output", output);
         }
-        for output in self.half.iter().flatten() {
-            output_text(&mut text, "in float16", output);
+        for points in self.points.iter().filter(|points| !self.is_equal(&points.output)) {
+            let worst: Vec<String> =
+                points.worst.iter().take(WORST).map(ToString::to_string).collect();
+            line(
+                &mut text,
+                "worst",
+                &format!("samples of {}: {}", points.output, worst.join("; ")),
+            );
+        }
+        if let Some(half) = &self.half {
+            for output in &half.outputs {
+                output_text(&mut text, "in float16", output);
+            }
+            half.text(&mut text);
+        }
+        if let Some(layers) = &self.layers {
+            text += &layers.text();
         }
         if let Some(first) = &self.first_difference {
             line(&mut text, "first", &first.to_string());
+        }
+        if let Some(found) = &self.bisection {
+            text += &found.text();
         }
         for note in &self.notes {
             line(&mut text, "note", note);
         }
         text
+    }
+
+    fn is_equal(&self, output: &str) -> bool {
+        self.outputs.iter().filter(|o| o.name == output).all(|o| o.equal)
     }
 
     fn weights_text(&self, text: &mut String) {
@@ -215,6 +264,9 @@ impl Report {
         }
     }
 }
+
+/// Samples that the text names of an output that differs; the JSON and the page have more.
+const WORST: usize = 3;
 
 fn line(text: &mut String, label: &str, rest: &str) {
     // Writing to a string cannot fail.
@@ -280,7 +332,11 @@ fn output_text(text: &mut String, label: &str, output: &Output) {
 impl std::fmt::Display for Runs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Runs { count, sequences, length, padded: (right, left), single, empty, seed } = self;
-        write!(f, "{count} with {sequences} sequences of {length} (seed {seed})")?;
+        write!(f, "{count} with {sequences} sequences of {length}")?;
+        match seed {
+            Some(seed) => write!(f, " (seed {seed})")?,
+            None => f.write_str(" from files")?,
+        }
         if right + left + single + empty > 0 {
             write!(
                 f,
@@ -300,8 +356,10 @@ impl std::fmt::Display for Coverage {
         }
         match meaning {
             Meaning::Ids { rows, read, compared, .. } => {
-                let all =
-                    if *compared { "all of them compared" } else { "the others were not compared" };
+                let all = match compared {
+                    true => "all of them compared",
+                    false => "the others were not compared",
+                };
                 write!(f, ": ids, {read} of {rows} rows read, {all}")
             }
             Meaning::Mask { patterns } => write!(f, ": mask, {patterns} patterns"),

@@ -1,11 +1,30 @@
 //! Runs a model on samples, whatever batch is written into it.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use onnxfix_ir::{DataType, Tensor};
 use rayon::prelude::*;
 
 use super::samples::{Numbers, Sample};
 use super::{Subject, load, roles};
-use crate::engine::{Engine, EngineError, InputSpec, Lowering};
+use crate::engine::{Engine, EngineError, InputSpec, Lowering, Rounded};
+
+/// What to prepare a model for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan<'a> {
+    /// Values to compute instead of the outputs; empty for the outputs.
+    pub(crate) values: &'a [String],
+    pub(crate) lowering: Lowering,
+    /// Nodes that [`Lowering::Half`] leaves in float32.
+    pub(crate) keep: &'a [String],
+}
+
+impl Plan<'_> {
+    /// For the outputs.
+    pub(crate) fn of(lowering: Lowering) -> Plan<'static> {
+        Plan { values: &[], lowering, keep: &[] }
+    }
+}
 
 /// A model that is ready for samples of certain dimensions.
 pub(super) struct Runner {
@@ -21,8 +40,7 @@ impl Runner {
     pub(super) fn new(
         subject: &Subject,
         dims: &[Vec<i64>],
-        outputs: &[String],
-        lowering: Lowering,
+        plan: Plan<'_>,
     ) -> Result<(Runner, Option<String>), EngineError> {
         let model = &subject.model;
         let inputs = roles::inputs(model);
@@ -63,7 +81,7 @@ impl Runner {
             }
             None => None,
         };
-        let engine = load(subject, &specs, outputs, lowering)?;
+        let engine = load(subject, &specs, plan)?;
         Ok((Runner { engine, dims: dims.to_vec(), parts }, note))
     }
 
@@ -72,9 +90,25 @@ impl Runner {
         self.parts > 1
     }
 
-    /// The outputs for every sample. Samples run side by side: the engine uses one core for each.
-    pub(super) fn run_all(&self, samples: &[Sample]) -> Result<Vec<Vec<Tensor>>, EngineError> {
-        samples.par_iter().map(|sample| self.run(sample)).collect()
+    /// The outputs for every sample. Samples run side by side: the engine uses one core for each. `done` hears how many
+    /// there are by now.
+    pub(super) fn run_all(
+        &self,
+        samples: &[Sample],
+        done: &(dyn Fn(usize) + Sync),
+    ) -> Result<Vec<Vec<Tensor>>, EngineError> {
+        let count = AtomicUsize::new(0);
+        let run = |sample| {
+            let outputs = self.run(sample)?;
+            done(count.fetch_add(1, Ordering::Relaxed) + 1);
+            Ok(outputs)
+        };
+        samples.par_iter().map(run).collect()
+    }
+
+    /// What rounding to float16 did in all runs.
+    pub(super) fn rounded(&self) -> Vec<Rounded> {
+        self.engine.rounded()
     }
 
     /// The outputs for one sample.

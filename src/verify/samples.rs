@@ -21,6 +21,18 @@ pub(super) enum Kind {
     Padding,
 }
 
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Kind::Full => "no padding",
+            Kind::Right => "padded right",
+            Kind::Left => "padded left",
+            Kind::One => "one token",
+            Kind::Padding => "all padding",
+        })
+    }
+}
+
 const KINDS: [Kind; 5] = [Kind::Full, Kind::Right, Kind::Left, Kind::One, Kind::Padding];
 
 /// Numbers of one run: for every input its elements, wide enough for any type; and what each sequence of the batch is.
@@ -53,6 +65,15 @@ pub(super) enum Numbers {
 }
 
 impl Numbers {
+    /// The elements of a tensor.
+    pub(super) fn of(tensor: &Tensor) -> Option<Numbers> {
+        if tensor.dtype.is_float() {
+            tensor.to_floats().map(Numbers::Floats)
+        } else {
+            tensor.to_ints().map(Numbers::Ints)
+        }
+    }
+
     /// The elements as a tensor of a type that a model declares.
     pub(super) fn tensor(&self, dtype: DataType, dims: &[i64]) -> Option<Tensor> {
         #[expect(
@@ -288,10 +309,10 @@ pub(super) fn patterns(samples: &[Sample]) -> usize {
 }
 
 /// `SplitMix64`: a few lines, the same numbers on every machine, and good enough to draw test inputs.
-struct Random(u64);
+pub(super) struct Random(u64);
 
 impl Random {
-    fn new(seed: u64) -> Random {
+    pub(super) fn new(seed: u64) -> Random {
         Random(seed)
     }
 
@@ -311,7 +332,7 @@ impl Random {
     }
 
     /// A number from the standard normal distribution, by the Box–Muller transform.
-    fn normal(&mut self) -> f64 {
+    pub(super) fn normal(&mut self) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "53 bits are exact")]
         let mut uniform = || ((self.next() >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
         let (radius, angle) = (uniform(), uniform());

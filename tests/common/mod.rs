@@ -150,7 +150,13 @@ impl Folder {
 
     #[track_caller]
     pub(crate) fn run_args(&self, args: &[&str]) -> Ran {
-        let done = self.command(args).output().expect("the program starts");
+        Self::ran(self.command(args), args)
+    }
+
+    /// Runs a command of this program.
+    #[track_caller]
+    pub(crate) fn ran(mut command: Command, args: &[&str]) -> Ran {
+        let done = command.output().expect("the program starts");
         let text = |bytes| String::from_utf8(bytes).expect("says UTF-8");
         let code = done.status.code().unwrap_or_else(|| panic!("{args:?}: {}", done.status));
         Ran { args: args.join(" "), code, out: text(done.stdout), err: text(done.stderr) }

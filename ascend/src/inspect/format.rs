@@ -105,7 +105,7 @@ fn operators(cx: &mut Cx<'_>) {
             code: "no-parser",
             severity: Error,
             why: "ATC stops at the first operator without a parser of the model's opset (E16002, before 2025 E19010)",
-            source: "ONNX parser plugins of the open-source ops-math and ops-nn of CANN (2026); older releases have fewer",
+            source: "ONNX parser plugins of the open-source ops-math, ops-nn and ops-cv of CANN (2026); older releases have fewer",
             confirmed: true,
             pass,
         };
@@ -233,7 +233,7 @@ fn attributes(cx: &mut Cx<'_>) {
             code: "attribute",
             severity: Error,
             why: "ATC's parser of the operator stops or reads something else",
-            source: "ONNX parser plugins of the open-source ops-math and ops-nn of CANN (2026)",
+            source: "ONNX parser plugins of the open-source ops-math, ops-nn and ops-cv of CANN (2026)",
             confirmed: true,
             pass: *pass,
         };

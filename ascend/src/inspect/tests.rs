@@ -61,7 +61,7 @@ fn each_fault_is_found() {
             "foldable",
             "g (float[2] x) => (float[2] y) <float[2] c = {1, -1}> { s = Sign (c)  y = Add (x, s) }",
         ),
-        ("no-parser", "g (float[2,2] x) => (float y) { y = Det (x) }"),
+        ("no-parser", "g (int8[2,2] x) => (int32[2,2] y) { y = MatMulInteger (x, x) }"),
         ("attribute", "g (float[2,3] x) => (float[3,2] y) { y = Transpose (x) }"),
         ("input-name", "g (float[2] \"x:0\") => (float[2] y) { y = Relu (\"x:0\") }"),
     ];

@@ -48,7 +48,7 @@ declare_pass! {
 }
 
 /// The share of the time that one product has to save. It is more than costs are uncertain by, since practice speaks against
-/// it: Ascend's own rewriting rules take merged projections apart (msit's SplitQKVMatmul).
+/// it: Ascend's own rewriting rules take merged projections apart (`SplitQKVMatmul` of msit).
 const SAVED: f64 = 0.25;
 
 /// The projections of a value.

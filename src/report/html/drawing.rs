@@ -23,6 +23,13 @@ pub struct Drawing {
     nodes: Vec<Drawn>,
 }
 
+/// The layer of every node that belongs to one.
+pub(crate) fn layers_of(model: &Model) -> HashMap<NodeId, usize> {
+    let (drawing, places) = Drawing::with_places(model);
+    let layer = |(node, place): (NodeId, usize)| Some((node, drawing.nodes.get(place)?.layer?));
+    places.into_iter().filter_map(layer).collect()
+}
+
 /// A node of a drawing; all that is said more than once is a place in a table.
 #[derive(Debug, Clone)]
 struct Drawn {
@@ -151,6 +158,11 @@ impl Drawing {
     /// Draws the model's own graph; what bodies of its nodes read counts as read by those nodes.
     #[must_use]
     pub fn of(model: &Model) -> Drawing {
+        Drawing::with_places(model).0
+    }
+
+    /// The drawing, and which of its nodes each node of the graph is.
+    fn with_places(model: &Model) -> (Drawing, HashMap<NodeId, usize>) {
         let mut drawing = Drawing::default();
         let root = model.root();
         let mut made: HashMap<ValueId, usize> = HashMap::new();
@@ -169,7 +181,7 @@ impl Drawing {
         for &output in model[root].outputs() {
             drawing.end(model, output, "output", made.get(&output).copied());
         }
-        drawing
+        (drawing, places)
     }
 
     fn node(&mut self, model: &Model, node: &Node, made: &HashMap<ValueId, usize>) -> usize {

@@ -7,6 +7,7 @@ mod drawing;
 mod layers;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Write as _};
@@ -17,6 +18,8 @@ use onnxfix_passes::{PassInfo, PassStats, find};
 
 pub use drawing::Drawing;
 use drawing::Kind;
+pub(crate) use drawing::layers_of;
+pub(crate) use verify::verification_page;
 
 use super::{Both, Report, Summary, bytes};
 
@@ -32,15 +35,7 @@ impl Report {
     pub fn html(&self) -> String {
         let mut page = Page::default();
         let name = self.model.file_name().unwrap_or_default().to_string_lossy();
-        page.add(format_args!(
-            "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n\
-             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n\
-             <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; \
-             script-src 'unsafe-inline'\"/>\n\
-             <meta name=\"color-scheme\" content=\"light dark\"/>\n<title>onnxfix: {}</title>\n<style>\n{CSS}</style>\n\
-             </head>\n<body>\n",
-            Text(&name)
-        ));
+        page.begin(&name);
         self.head(&mut page, &name);
         page.add("<main>\n");
         self.summary(&mut page);
@@ -224,11 +219,7 @@ impl Report {
 
     fn verification(&self, page: &mut Page) {
         let Some(report) = &self.verify else { return };
-        page.section("verify", "Compared with the source");
-        page.add(format_args!(
-            "<pre class=\"scroll\">{}</pre>\n</section>\n",
-            Text(&report.text())
-        ));
+        page.comparison(report);
     }
 }
 

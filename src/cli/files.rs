@@ -1,0 +1,56 @@
+//! Files that commands write beside the model.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+
+/// The form of a report, by the name of its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ReportFormat {
+    Json,
+    Html,
+}
+
+impl ReportFormat {
+    pub(super) fn of(path: &Path) -> Result<ReportFormat> {
+        match path.extension().and_then(|e| e.to_str()) {
+            Some("json") => Ok(ReportFormat::Json),
+            Some("html") => Ok(ReportFormat::Html),
+            _ => bail!("--report {}: the name must end in .json or .html", path.display()),
+        }
+    }
+}
+
+/// Refuses a path that no file can be written to, before any work is done.
+pub(super) fn ensure_place(flag: &str, path: &Path) -> Result<()> {
+    if path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/") {
+        bail!("{flag} {}: is a directory, not a file", path.display());
+    }
+    // Replacing it needs no leave of the file, but whoever took that leave away meant it.
+    if fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().readonly()) {
+        bail!("{flag} {}: is read-only; make it writable or name another file", path.display());
+    }
+    match path.parent() {
+        Some(folder) if folder != Path::new("") && !folder.is_dir() => {
+            bail!("{flag} {}: there is no folder {}", path.display(), folder.display())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes a file as a whole or not at all: beside its place first, then into it.
+pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    let at = || format!("write {}", path.display());
+    let mut name = OsString::from(".");
+    name.push(path.file_name().with_context(at)?);
+    name.push(format!(".tmp-{}", std::process::id()));
+    let beside = path.with_file_name(name);
+    let written = fs::write(&beside, bytes).and_then(|()| fs::rename(&beside, path));
+    if written.is_err() {
+        // What is there of it is of no use, and that it cannot be removed is not what went wrong.
+        let _gone = fs::remove_file(&beside);
+    }
+    written.with_context(at)
+}

@@ -1,0 +1,385 @@
+//! `onnxfix run`
+
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use onnxfix_ir::DataType;
+use onnxfix_npu::{Flow, NpuError, Plan};
+use onnxfix_samples::Format;
+use serde::Serialize;
+
+use super::Verdict;
+use super::npu::{Devices, check_om, count, gear, interruptible};
+use super::output::Output;
+use super::progress::Progress;
+use super::shapes::Shapes;
+use super::verify::subject;
+use crate::run::{
+    Cpu, Files, PureData, Report, Target, input_specs, is_compiled, run_compiled, run_on_cpu,
+};
+
+/// Run a model on files: a compiled one (.om) on NPUs, any other (.onnx) on the CPU.
+///
+/// Does what ais_bench does and takes its flags. Inputs are folders with a file per sample (.bin, .npy, .npz, .pb), sorted by
+/// name, numbers by value; as many as fit into a batch go in together, and the last batch is filled up with its first sample.
+/// Results are called after the sample and the position of the output; the figures are in a summary (JSON) beside their folder.
+/// Reading, copying, computing and writing overlap.
+/// Ctrl-C finishes the batches in hand; a second one stops at once.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The model: .om for NPUs, .onnx or .onnxtxt for the CPU.
+    model: PathBuf,
+
+    /// Folders or files, comma between them: one folder for each input in the model's order, or one that has a folder for
+    /// each. Without it the model runs on made-up data.
+    #[arg(short, long, value_name = "PATH,..", value_delimiter = ',')]
+    input: Vec<PathBuf>,
+
+    /// Type of the elements of .bin files, such as int64, where it is not that of the input. Integers must fit the input's type.
+    #[arg(long, value_name = "TYPE", value_parser = dtype)]
+    bin_dtype: Option<DataType>,
+
+    /// Folder for results; without it they are dropped.
+    #[arg(short, long, value_name = "DIR")]
+    output: Option<PathBuf>,
+
+    /// Name of the folder within; the time if none is given.
+    #[arg(long, alias = "output_dirname", value_name = "NAME", requires = "output")]
+    output_dirname: Option<String>,
+
+    /// Format of results.
+    #[arg(long, value_name = "FORMAT", default_value = "BIN", ignore_case = true, value_enum)]
+    outfmt: OutFormat,
+
+    /// The dimension of outputs that counts samples.
+    #[arg(long, alias = "output_batchsize_axis", value_name = "N", default_value_t = 0)]
+    output_batchsize_axis: usize,
+
+    /// Samples of a batch, for the throughput. On the CPU also the batch where the model leaves it open.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    batchsize: Option<u64>,
+
+    /// How often each batch runs.
+    #[arg(long = "loop", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    repeats: u32,
+
+    /// Runs before those that count, on zeros.
+    #[arg(long, alias = "warmup_count", value_name = "N", default_value_t = 1)]
+    warmup_count: u32,
+
+    /// What is made up where there is no --input: zeros, or random integers of 0 and 1 and numbers from 0 to 1.
+    #[arg(long, alias = "pure_data_type", value_name = "KIND", default_value = "zero", value_enum)]
+    pure_data_type: PureType,
+
+    /// Batch size, of a model that was compiled with several.
+    #[arg(long, alias = "dymBatch", value_name = "N", conflicts_with = "dym_dims")]
+    dym_batch: Option<u64>,
+
+    /// Dimensions of all inputs, of a model that was compiled with several: "ids:1,256;mask:1,256".
+    #[arg(long, alias = "dymDims", value_name = "NAME:DIMS")]
+    dym_dims: Option<String>,
+
+    /// One thing after the other, each timed by the host, as ais_bench does. Without it copies overlap with computing, and
+    /// the device's own clock times it.
+    #[arg(long)]
+    blocking: bool,
+
+    /// Print the times of copies, too.
+    #[arg(long, alias = "display_all_summary")]
+    display_all_summary: bool,
+
+    /// Print the summary as JSON.
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    devices: Devices,
+
+    #[command(flatten)]
+    shapes: Shapes,
+
+    #[command(flatten)]
+    refused: Refused,
+}
+
+/// Flags of `ais_bench` that are not supported, as it spells them.
+#[derive(Debug, clap::Args)]
+struct Refused {
+    #[arg(long = "dymHW", hide = true)]
+    dym_hw: Option<String>,
+    #[arg(long = "dymShape", hide = true)]
+    dym_shape: Option<String>,
+    #[arg(long = "dymShape_range", hide = true)]
+    dym_shape_range: Option<String>,
+    #[arg(long = "outputSize", hide = true)]
+    output_size: Option<String>,
+    #[arg(long = "auto_set_dymshape_mode", hide = true, num_args = 0..=1, default_missing_value = "1")]
+    auto_set_dymshape_mode: Option<String>,
+    #[arg(long = "auto_set_dymdims_mode", hide = true, num_args = 0..=1, default_missing_value = "1")]
+    auto_set_dymdims_mode: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "1")]
+    profiler: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "1")]
+    dump: Option<String>,
+    #[arg(long = "aipp_config", alias = "aipp-config", hide = true)]
+    aipp_config: Option<String>,
+}
+
+impl Refused {
+    fn check(&self) -> Result<()> {
+        let shapes = "models with open shapes are not run; compile for fixed shapes (onnxfix atc --batch 1,8) or gears";
+        let one = "one model runs at one gear; run once per gear with --dym-batch or --dym-dims";
+        let config = "AscendCL's own configuration does it: --acl-json-path FILE, see \"acl.json\" in CANN's documentation";
+        let refused = [
+            ("dymHW", &self.dym_hw, "images of several sizes are not run"),
+            ("dymShape", &self.dym_shape, shapes),
+            ("dymShape_range", &self.dym_shape_range, shapes),
+            ("outputSize", &self.output_size, shapes),
+            ("auto_set_dymshape_mode", &self.auto_set_dymshape_mode, shapes),
+            ("auto_set_dymdims_mode", &self.auto_set_dymdims_mode, one),
+            ("profiler", &self.profiler, config),
+            ("dump", &self.dump, config),
+            ("aipp_config", &self.aipp_config, "image preprocessing at run time is not supported"),
+        ];
+        match refused.iter().find(|(_, value, _)| value.is_some()) {
+            Some((flag, _, why)) => bail!("--{flag} is not supported: {why}"),
+            None => Ok(()),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+#[value(rename_all = "UPPER")]
+enum OutFormat {
+    Bin,
+    Npy,
+    Txt,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum PureType {
+    Zero,
+    Random,
+}
+
+/// The flags, as the summary records them.
+#[derive(Serialize)]
+struct Recorded<'a> {
+    model: String,
+    input: Vec<String>,
+    output: Option<String>,
+    outfmt: String,
+    #[serde(rename = "loop")]
+    repeats: u32,
+    warmup_count: u32,
+    batchsize: Option<u64>,
+    threads: u32,
+    dym_batch: Option<u64>,
+    dym_dims: Option<&'a str>,
+    blocking: bool,
+}
+
+fn dtype(text: &str) -> Result<DataType, String> {
+    DataType::from_name(text).ok_or_else(|| "a type such as int64 or float16 is wanted".to_owned())
+}
+
+pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
+    args.refused.check()?;
+    let folder = args.output.as_deref().map(|output| Folder::new(output, args)).transpose()?;
+    let files = Files {
+        inputs: args.input.clone(),
+        bin_dtype: args.bin_dtype,
+        pure: match args.pure_data_type {
+            PureType::Zero => PureData::Zero,
+            PureType::Random => PureData::Random,
+        },
+        batches: 1,
+        target: folder.as_ref().map(|folder| Target {
+            folder: folder.path.clone(),
+            format: match args.outfmt {
+                OutFormat::Bin => Format::Bin,
+                OutFormat::Npy => Format::Npy,
+                OutFormat::Txt => Format::Text,
+            },
+            axis: args.output_batchsize_axis,
+        }),
+    };
+    let what = || format!("run {}", args.model.display());
+    let report = if is_compiled(&args.model) {
+        compiled(args, &files, out).with_context(what)?
+    } else {
+        on_cpu(args, &files, out).with_context(what)?
+    };
+    let summary = report.summary(&args.recorded());
+    if let Some(folder) = &folder {
+        folder.write_summary(&summary)?;
+    }
+    if let Some(incomplete) = incomplete(report.ran.failure.is_some(), &report, folder.as_ref()) {
+        let error = report.ran.failure.map_or_else(|| anyhow!("interrupted"), Into::into);
+        return Err(error.context(incomplete)).with_context(what);
+    }
+    if args.json {
+        out.json(&summary)?;
+    } else {
+        out.result(&report.text(args.display_all_summary))?;
+    }
+    Ok(Verdict::Clean)
+}
+
+/// What is there of a run that did not come to its end.
+fn incomplete(failed: bool, report: &Report, folder: Option<&Folder>) -> Option<String> {
+    if report.is_complete() && !failed {
+        return None;
+    }
+    let kept = match folder {
+        Some(folder) if report.ran.finished > 0 => {
+            format!(", results in {}", folder.path.display())
+        }
+        _ => String::new(),
+    };
+    Some(format!("{} of {} batches are finished{kept}", report.ran.finished, report.batches))
+}
+
+fn compiled(args: &Args, files: &Files, out: &Output) -> Result<Report> {
+    check_om(&args.model)?;
+    let gear = gear(args.dym_batch, args.dym_dims.as_deref())?;
+    let session = args.devices.start(out)?;
+    let plan = Plan {
+        model: &args.model,
+        devices: session.devices.clone(),
+        threads: args.devices.threads as usize,
+        gear,
+        warmups: args.warmup_count as usize,
+        repeats: args.repeats as usize,
+        flow: if args.blocking { Flow::Blocking } else { Flow::Overlapped },
+    };
+    let outcome = {
+        let stop = interruptible()?;
+        let progress = Progress::start(out, "load the model");
+        let count = count(&progress, "run");
+        run_compiled(&session.runtime, &plan, files, args.batchsize, &stop, &count)
+    };
+    match outcome {
+        Ok(report) => {
+            let failure = report.ran.failure.as_ref().and_then(NpuError::call);
+            session.finish(failure, out);
+            Ok(report)
+        }
+        Err(error) => {
+            session.finish(super::npu::call(&error), out);
+            Err(error)
+        }
+    }
+}
+
+fn on_cpu(args: &Args, files: &Files, out: &Output) -> Result<Report> {
+    if let Some(flag) =
+        [("--dym-batch", args.dym_batch.is_some()), ("--dym-dims", args.dym_dims.is_some())]
+            .iter()
+            .find_map(|(flag, given)| given.then_some(flag))
+    {
+        bail!(
+            "{flag} chooses a gear of a compiled model (.om); give a model for the CPU --input-shape"
+        );
+    }
+    let model = subject(&args.model, "run")?;
+    let (shapes, dims) = args.shapes.numbers("run", &[&model])?;
+    let specs = input_specs(&model, &shapes, &dims, args.batchsize)?;
+    let cpu = Cpu {
+        threads: args.devices.threads as usize,
+        warmups: args.warmup_count as usize,
+        repeats: args.repeats as usize,
+    };
+    let stop = interruptible()?;
+    let progress = Progress::start(out, "load the model");
+    let count = count(&progress, "run");
+    run_on_cpu(&model, &specs, cpu, files, args.batchsize, &stop, &count)
+}
+
+impl Args {
+    fn recorded(&self) -> Recorded<'_> {
+        Recorded {
+            model: self.model.display().to_string(),
+            input: self.input.iter().map(|path| path.display().to_string()).collect(),
+            output: self.output.as_ref().map(|path| path.display().to_string()),
+            outfmt: format!("{:?}", self.outfmt).to_uppercase(),
+            repeats: self.repeats,
+            warmup_count: self.warmup_count,
+            batchsize: self.batchsize,
+            threads: self.devices.threads,
+            dym_batch: self.dym_batch,
+            dym_dims: self.dym_dims.as_deref(),
+            blocking: self.blocking,
+        }
+    }
+}
+
+/// Where results and the summary go.
+struct Folder {
+    path: PathBuf,
+    summary: PathBuf,
+}
+
+impl Folder {
+    fn new(output: &Path, args: &Args) -> Result<Folder> {
+        let name = match &args.output_dirname {
+            Some(name) if Path::new(name).components().count() != 1 || name.starts_with('.') => {
+                bail!("--output-dirname {name}: is no name of a folder within --output")
+            }
+            Some(name) => name.clone(),
+            None => timestamp(SystemTime::now()),
+        };
+        Ok(Folder {
+            path: output.join(&name),
+            summary: output.join(format!("{name}_summary.json")),
+        })
+    }
+
+    /// Writes the summary beside the folder, whole or not at all.
+    fn write_summary(&self, summary: &serde_json::Value) -> Result<()> {
+        let failed = || format!("write {}", self.summary.display());
+        let partial = self.summary.with_extension(format!("json.tmp-{}", std::process::id()));
+        let text = serde_json::to_string_pretty(summary)?;
+        std::fs::write(&partial, text)
+            .and_then(|()| std::fs::rename(&partial, &self.summary))
+            .inspect_err(|_| drop(std::fs::remove_file(&partial)))
+            .with_context(failed)
+    }
+}
+
+/// `YYYY_MM_DD-HH_MM_SS` in UTC, by which `ais_bench` calls its folders.
+fn timestamp(time: SystemTime) -> String {
+    let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    // Days since 1 March of the year 0, as the year then ends with the leap day (Howard Hinnant, chrono-Compatible
+    // Low-Level Date Algorithms).
+    let days = days + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (month, later) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    let year = era * 400 + year + later;
+    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
+    format!("{year:04}_{month:02}_{day:02}-{hour:02}_{minute:02}_{second:02}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn folders_are_called_after_the_time() {
+        for (seconds, want) in [
+            (0, "1970_01_01-00_00_00"),
+            (951_868_799, "2000_02_29-23_59_59"),
+            (1_767_225_600, "2026_01_01-00_00_00"),
+        ] {
+            assert_eq!(timestamp(UNIX_EPOCH + Duration::from_secs(seconds)), want);
+        }
+    }
+}
