@@ -182,6 +182,17 @@ fn insert_into(
     let mut wide: HashSet<String> = HashSet::new();
     let read_wide: HashSet<String> =
         graph.node.iter().filter(|n| kept(n)).flat_map(|n| n.input.iter().cloned()).collect();
+    let read_rounded: HashSet<String> = graph
+        .node
+        .iter()
+        .filter(|n| !kept(n))
+        .flat_map(|n| n.input.iter().cloned())
+        .chain(graph.output.iter().map(|o| o.name.clone()))
+        .collect();
+    let has_bodies =
+        graph.node.iter().flat_map(|n| &n.attribute).any(|a| a.g.is_some() || !a.graphs.is_empty());
+    // A constant that only nodes in float32 read never becomes a float16. Bodies may read anything.
+    let is_rounded = |name: &str| has_bodies || read_rounded.contains(name);
     let mut nodes = Vec::with_capacity(2 * graph.node.len());
 
     let constants: HashSet<String> = graph.initializer.iter().map(|t| t.name.clone()).collect();
@@ -201,7 +212,9 @@ fn insert_into(
         if read_wide.contains(&tensor.name) && !listed {
             let name = tensor.name.clone();
             tensor.name += WIDE;
-            nodes.push(round(&name, "", sites));
+            if is_rounded(&name) {
+                nodes.push(round(&name, "", sites));
+            }
             wide.insert(name);
         } else {
             let site = sites.add(&tensor.name, "");
@@ -215,7 +228,9 @@ fn insert_into(
         if is_float && read_wide.contains(&weight.name) {
             let name = weight.name.clone();
             weight.name += WIDE;
-            nodes.push(round(&name, "", sites));
+            if is_rounded(&name) {
+                nodes.push(round(&name, "", sites));
+            }
             wide.insert(name);
         } else if is_float {
             let site = sites.add(&weight.name, "");

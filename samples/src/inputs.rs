@@ -66,7 +66,8 @@ impl Inputs {
     /// - for every input one `.npy` (or one `.npz` for all) whose first dimension counts samples.
     ///
     /// Files are sorted by name, numbers in names by value. `stored` is the type of `.bin` elements where it is not that of
-    /// the input; int64 for an int32 input is noticed when a file is twice as large as the input.
+    /// the input; int64 for an int32 input is noticed when a file is twice as large as the input, and refused where it cannot be told from
+    /// twice as many int32.
     ///
     /// # Errors
     /// When the paths do not go with the inputs, or the first files do not fit them.
@@ -85,25 +86,44 @@ impl Inputs {
                 });
             }
         }
-        let stored = slots.iter().map(|slot| stored.unwrap_or(slot.dtype)).collect();
-        let mut inputs = Inputs { slots: slots.to_vec(), pieces, stored, per_batch: 1 };
+        let types = slots.iter().map(|slot| stored.unwrap_or(slot.dtype)).collect();
+        let mut inputs = Inputs { slots: slots.to_vec(), pieces, stored: types, per_batch: 1 };
+        if stored.is_none() && !inputs.is_empty() {
+            inputs.notice_wide()?;
+        }
         inputs.measure()?;
         Ok(inputs)
+    }
+
+    /// Looks at the `.bin` files of the first sample for 64-bit integers where the input takes 32-bit ones.
+    fn notice_wide(&mut self) -> Result<(), SampleError> {
+        for at in 0..self.slots.len() {
+            let (slot, path) = (&self.slots[at], self.pieces[at][0].path());
+            if kind(path) != Some(Kind::Bin) || slot.dtype != DataType::Int32 {
+                continue;
+            }
+            let ints = self.load(at, 0)?.to_ints().unwrap_or_default();
+            if slot.len().is_some_and(|len| len > 0 && ints.len() == 2 * len) {
+                self.stored[at] = DataType::Int64;
+                continue;
+            }
+            // Half a batch of the ones is a whole batch of the others.
+            let (wide, rest) = ints.as_chunks::<2>();
+            let is_wide = wide.iter().all(|int| int[1] == 0) && wide.iter().any(|int| int[0] != 0);
+            if rest.is_empty() && wide.len() > 1 && is_wide {
+                return Err(SampleError::Wide {
+                    path: path.to_path_buf(),
+                    slot: slot.name.clone(),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Looks at the first sample: how many of them the model takes at once.
     fn measure(&mut self) -> Result<(), SampleError> {
         if self.slots.is_empty() || self.is_empty() {
             return Ok(());
-        }
-        for at in 0..self.slots.len() {
-            let first = &self.pieces[at][0];
-            let want = self.slots[at].len().unwrap_or(0);
-            let is_bin = kind(first.path()) == Some(Kind::Bin);
-            let have = elements(&self.load(at, 0)?);
-            if is_bin && self.slots[at].dtype == DataType::Int32 && have == 2 * want && want > 0 {
-                self.stored[at] = DataType::Int64;
-            }
         }
         let tensors: Vec<Tensor> =
             (0..self.slots.len()).map(|at| self.load(at, 0)).collect::<Result<_, _>>()?;
@@ -470,12 +490,16 @@ mod tests {
     fn int64_becomes_int32_where_it_fits_and_is_refused_where_not() {
         let root = tempfile::tempdir().expect("a folder");
         let slots = [slot("ids", DataType::Int32, &[1, 2])];
+        put(&root.path().join("d.bin"), &Tensor::new(&[1, 2], vec![5_i64, 6]), Format::Bin);
         for (name, format) in [("a.bin", Format::Bin), ("b.npy", Format::Npy)] {
             let path = root.path().join(name);
             put(&path, &Tensor::new(&[1, 2], vec![5_i64, -1]), format);
             let batch = Inputs::open(&slots, &[path], None).and_then(|i| i.batch(0));
             assert_eq!(batch.expect("a batch").tensors[0], Tensor::new(&[1, 2], vec![5, -1]));
         }
+        let halves = [slot("ids", DataType::Int32, &[2, 2])];
+        let refused = text(Inputs::open(&halves, &[root.path().join("d.bin")], None));
+        assert!(refused.contains("say --bin-dtype int64"), "{refused}");
         let path = root.path().join("c.npy");
         put(&path, &Tensor::new(&[1, 2], vec![5_i64, 1 << 40]), Format::Npy);
         let refused = Inputs::open(&slots, &[path], None).and_then(|i| i.batch(0));

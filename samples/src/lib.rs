@@ -117,6 +117,17 @@ pub enum SampleError {
         /// Type of the input.
         want: DataType,
     },
+    /// A file looks like 64-bit integers, and its size does not tell.
+    #[error(
+        "{}: every other 32-bit number is 0, as in 64-bit integers, and {slot:?} takes int32: say --bin-dtype int64, or \
+         int32 if that is what they are", path.display()
+    )]
+    Wide {
+        /// The file.
+        path: PathBuf,
+        /// The input.
+        slot: String,
+    },
     /// The number of paths does not go with the number of inputs.
     #[error("{given} do not go with the {} inputs {}; {hint}", inputs.len(), inputs.join(", "))]
     Pairing {

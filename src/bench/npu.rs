@@ -303,9 +303,9 @@ mod tests {
     fn measured_figures_stand_beside_published_and_predicted_ones() {
         assert_eq!(
             report(false).text(),
-            "model      batch  input   median      p99    fps  end to end  published         predicted\n\
-             m_bs1.om       1  1×256  1.50 ms  1.99 ms  150.0       135.0        4.5  200 (100 to 300)\n\
-             m_bs8.om       8  8×256  1.50 ms  1.99 ms  250.0       225.0        4.5  200 (100 to 300)\n\
+            "model     batch  input   median      p99    fps  end to end  published         predicted\n\
+             m_bs1.om      1  1×256  1.50 ms  1.99 ms  150.0       135.0        4.5  200 (100 to 300)\n\
+             m_bs8.om      8  8×256  1.50 ms  1.99 ms  250.0       225.0        4.5  200 (100 to 300)\n\
              Ascend310P3, 20 runs of each batch\n\
              published: DeBERTa-v3-base\n"
         );

@@ -1,10 +1,11 @@
-//! Files that commands write beside the model.
+//! Files that commands read and write beside the model.
 
 use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
+use onnxfix_ir::DataType;
 
 /// The form of a report, by the name of its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,4 +54,9 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
         let _gone = fs::remove_file(&beside);
     }
     written.with_context(at)
+}
+
+/// The element type of this name, for a flag.
+pub(super) fn dtype(text: &str) -> std::result::Result<DataType, String> {
+    DataType::from_name(text).ok_or_else(|| "a type such as int64 or float16 is wanted".to_owned())
 }

@@ -10,6 +10,7 @@ use onnxfix_samples::Format;
 use serde::Serialize;
 
 use super::Verdict;
+use super::files::dtype;
 use super::npu::{Devices, check_om, count, gear, interruptible};
 use super::output::Output;
 use super::progress::Progress;
@@ -178,10 +179,6 @@ struct Recorded<'a> {
     dym_batch: Option<u64>,
     dym_dims: Option<&'a str>,
     blocking: bool,
-}
-
-fn dtype(text: &str) -> Result<DataType, String> {
-    DataType::from_name(text).ok_or_else(|| "a type such as int64 or float16 is wanted".to_owned())
 }
 
 pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use onnxfix_ir::{LoadOptions, Model, Tensor, content_hash};
+use onnxfix_ir::{DataType, LoadOptions, Model, Tensor, content_hash};
 use onnxfix_samples::{Expected, Inputs, Slot};
 
 use super::Verdict;
 use super::bisect::{self, Search, default_folder, ensure_free};
-use super::files::{ReportFormat, ensure_place, write_whole};
+use super::files::{ReportFormat, dtype, ensure_place, write_whole};
 use super::output::Output;
 use super::progress::Progress;
 use super::shapes::Shapes;
@@ -53,6 +53,10 @@ pub(crate) struct Args {
     /// paired with the inputs as `ais_bench` does it.
     #[arg(long, value_name = "PATHS", num_args = 1.., help_heading = "Samples")]
     input: Vec<PathBuf>,
+
+    /// Type of the elements of .bin files, such as int64, where it is not that of the input.
+    #[arg(long, value_name = "TYPE", value_parser = dtype, requires = "input", help_heading = "Samples")]
+    bin_dtype: Option<DataType>,
 
     /// Compare with the results in this folder, which something else made of the same samples (ONNX Runtime, PyTorch, the
     /// NPU), instead of with the source: `NAME_0.npy` or .bin for output 0 of sample NAME, as `ais_bench` writes them. What a
@@ -144,7 +148,7 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
     let after = subject(&after, "verify")?;
     if let Some(expect) = &args.expect {
         (options.shapes, options.dims) = args.shapes.numbers("verify", &[&after])?;
-        let samples = read_samples(&args.input, &after.model, &after.model, &mut options)?;
+        let samples = read_samples(args, &after.model, &after.model, &mut options)?;
         let report = judge_results(&after, expect, &samples, &options, out)?;
         return conclude(args, report, None, report_format, out);
     }
@@ -154,7 +158,7 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
     };
     (options.shapes, options.dims) = args.shapes.numbers("verify", &[&before, &after])?;
     if !args.input.is_empty() {
-        read_samples(&args.input, &before.model, &after.model, &mut options)?;
+        read_samples(args, &before.model, &after.model, &mut options)?;
     }
     options.layers = match args.layers {
         Some(WhichLayers::Some) => Which::Some,
@@ -225,7 +229,7 @@ fn conclude(
 
 /// Reads the samples that the user names, in place of generated ones.
 fn read_samples(
-    paths: &[PathBuf],
+    args: &Args,
     before: &Model,
     after: &Model,
     options: &mut Options,
@@ -233,7 +237,7 @@ fn read_samples(
     let slots = slots(before, after, options).context("verify")?;
     let slots: Vec<Slot> =
         slots.into_iter().map(|(name, dtype, dims)| Slot { name, dtype, dims }).collect();
-    let inputs = Inputs::open(&slots, paths, None).context("--input")?;
+    let inputs = Inputs::open(&slots, &args.input, args.bin_dtype).context("--input")?;
     if inputs.is_empty() {
         bail!("--input: there is no sample");
     }

@@ -252,9 +252,9 @@ mod tests {
         };
         insta::assert_snapshot!(report.text(), @r"
 
-        Model    Published accuracy              Our accuracy  Published fps  Our fps
-        <x> bs1  match 90.46%, mismatch 90.71%   match 50.00%  4.06           123.46
-        <x> bs4  match 90.46%, mismatch 90.71%   –             4.06           –
+        Model    Published accuracy             Our accuracy  Published fps  Our fps
+        <x> bs1  match 90.46%, mismatch 90.71%  match 50.00%  4.06           123.46
+        <x> bs4  match 90.46%, mismatch 90.71%  –             4.06           –
         ");
         assert!(report.html().contains("<td>&lt;x&gt; bs4</td>"));
     }

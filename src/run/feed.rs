@@ -73,12 +73,6 @@ impl Feed {
         if inputs.is_empty() {
             bail!("there is no sample in {}", paths[0].display());
         }
-        if bin_dtype.is_none()
-            && let Some(slot) = interface.inputs.first().filter(|s| s.dtype == DataType::Int32)
-            && inputs.per_batch() * inputs.files(0).len() > 0
-        {
-            ensure_narrow(inputs.files(0)[0], slot)?;
-        }
         let mut names = HashSet::new();
         for sample in 0..inputs.len() {
             let name = inputs.name(sample);
@@ -202,28 +196,6 @@ impl Work for Feed {
     }
 }
 
-/// Refuses a `.bin` file that looks like 64-bit integers where the input takes 32-bit ones and its size does not tell: half a
-/// batch of the ones is a whole batch of the others.
-fn ensure_narrow(path: &Path, slot: &Slot) -> Result<()> {
-    if path.extension().is_none_or(|ending| !ending.eq_ignore_ascii_case("bin")) {
-        return Ok(());
-    }
-    let bytes = std::fs::read(path).with_context(|| format!("{}", path.display()))?;
-    let is_whole = slot.len().is_some_and(|len| bytes.len() == 8 * len);
-    let (wide, rest) = bytes.as_chunks::<8>();
-    let small = wide.iter().all(|int| int[4..] == [0; 4]);
-    let some = wide.iter().any(|int| int[..4] != [0; 4]);
-    if !is_whole && rest.is_empty() && wide.len() > 1 && small && some {
-        bail!(
-            "{}: every other 32-bit number is 0, as in 64-bit integers, and {:?} takes int32: say --bin-dtype int64, or int32 if \
-             that is what they are",
-            path.display(),
-            slot.name
-        );
-    }
-    Ok(())
-}
-
 /// Copies what must be as long as its place.
 fn copy(to: &mut [u8], from: &[u8]) -> Result<(), WorkError> {
     if to.len() != from.len() {
@@ -268,21 +240,6 @@ fn made_up(slot: &Slot, data: PureData) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn wide_integers_are_not_taken_for_twice_as_many() {
-        let folder = tempfile::tempdir().unwrap();
-        let slot = Slot { name: "ids".into(), dtype: DataType::Int32, dims: vec![4, 4] };
-        let check = |ints: &[i32]| {
-            let path = folder.path().join("s_0.bin");
-            let bytes: Vec<u8> = ints.iter().flat_map(|int| int.to_le_bytes()).collect();
-            std::fs::write(&path, bytes).unwrap();
-            ensure_narrow(&path, &slot).map_err(|e| e.to_string())
-        };
-        assert_eq!(check(&[5, 6, 7, 0]), Ok(()));
-        assert_eq!(check(&[0; 8]), Ok(()));
-        assert!(check(&[5, 0, 7, 0, 8, 0, 2, 0]).unwrap_err().contains("say --bin-dtype int64"));
-    }
 
     #[test]
     fn made_up_elements_fit_their_type() {

@@ -136,8 +136,8 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
     }
     let path = named_or_single(args.model.as_deref(), "atc")?;
     let variants = Variant::all(&args.batch, &args.buckets, &args.dynamic_batch)?;
-    let place = Place::of(args, &path, variants.len())?;
     let subject = Subject::read(&path, args, out).context("atc")?;
+    let place = Place::of(args, &path, variants.len())?;
     let machine = Machine::this();
     let soc = match &args.soc {
         Some(soc) => soc.clone(),
