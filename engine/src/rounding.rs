@@ -171,6 +171,17 @@ pub(super) fn weight(tensor: TractTensor, rounder: &Rounder) -> TractResult<Trac
     Ok(tensor)
 }
 
+/// What others than the kept nodes read: a constant that only nodes in float32 read never becomes a float16. None where there
+/// are bodies, which may read anything.
+fn read_rounded(graph: &GraphProto, kept: &dyn Fn(&NodeProto) -> bool) -> Option<HashSet<String>> {
+    let mut attributes = graph.node.iter().flat_map(|n| &n.attribute);
+    if attributes.any(|a| a.g.is_some() || !a.graphs.is_empty()) {
+        return None;
+    }
+    let nodes = graph.node.iter().filter(|n| !kept(n)).flat_map(|n| n.input.iter().cloned());
+    Some(nodes.chain(graph.output.iter().map(|o| o.name.clone())).collect())
+}
+
 fn insert_into(
     graph: &mut GraphProto,
     weights: &mut [Weight],
@@ -182,17 +193,8 @@ fn insert_into(
     let mut wide: HashSet<String> = HashSet::new();
     let read_wide: HashSet<String> =
         graph.node.iter().filter(|n| kept(n)).flat_map(|n| n.input.iter().cloned()).collect();
-    let read_rounded: HashSet<String> = graph
-        .node
-        .iter()
-        .filter(|n| !kept(n))
-        .flat_map(|n| n.input.iter().cloned())
-        .chain(graph.output.iter().map(|o| o.name.clone()))
-        .collect();
-    let has_bodies =
-        graph.node.iter().flat_map(|n| &n.attribute).any(|a| a.g.is_some() || !a.graphs.is_empty());
-    // A constant that only nodes in float32 read never becomes a float16. Bodies may read anything.
-    let is_rounded = |name: &str| has_bodies || read_rounded.contains(name);
+    let read_rounded = read_rounded(graph, &kept);
+    let is_rounded = |name: &str| read_rounded.as_ref().is_none_or(|read| read.contains(name));
     let mut nodes = Vec::with_capacity(2 * graph.node.len());
 
     let constants: HashSet<String> = graph.initializer.iter().map(|t| t.name.clone()).collect();
