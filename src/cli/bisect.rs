@@ -101,7 +101,7 @@ pub(super) fn run(search: &Search<'_>, report: &Report, out: &Output) -> Result<
         facts.alone = alone;
     }
     drop(progress);
-    save(search.folder, &case, &found, &told)
+    save(search.folder, &case, &found, &told, search.options)
         .with_context(|| format!("--bisect-output {}", search.folder.display()))?;
     Ok(found)
 }
@@ -148,12 +148,18 @@ fn alone(case: &Case, found: &Bisection, told: &Told, target: Target, options: &
 }
 
 /// Writes a case into a folder of its own, which is there as a whole or not at all.
-fn save(folder: &Path, case: &Case, found: &Bisection, told: &Told) -> Result<()> {
+fn save(
+    folder: &Path,
+    case: &Case,
+    found: &Bisection,
+    told: &Told,
+    options: &Options,
+) -> Result<()> {
     let mut partial = folder.as_os_str().to_owned();
     partial.push(".part");
     let partial = PathBuf::from(partial);
-    let written =
-        fill(&partial, case, found, told).and_then(|()| Ok(std::fs::rename(&partial, folder)?));
+    let written = fill(&partial, case, found, told, options)
+        .and_then(|()| Ok(std::fs::rename(&partial, folder)?));
     if written.is_err() {
         // What is there of it is of no use.
         let _gone = std::fs::remove_dir_all(&partial);
@@ -161,7 +167,13 @@ fn save(folder: &Path, case: &Case, found: &Bisection, told: &Told) -> Result<()
     written
 }
 
-fn fill(folder: &Path, case: &Case, found: &Bisection, told: &Told) -> Result<()> {
+fn fill(
+    folder: &Path,
+    case: &Case,
+    found: &Bisection,
+    told: &Told,
+    options: &Options,
+) -> Result<()> {
     for part in ["inputs", "outputs"] {
         std::fs::create_dir_all(folder.join(part))?;
     }
@@ -178,14 +190,28 @@ fn fill(folder: &Path, case: &Case, found: &Bisection, told: &Told) -> Result<()
     let inputs = save("inputs", &case.inputs)?;
     save("outputs", &case.outputs)?;
     write_whole(&folder.join("bisect.json"), serde_json::to_string_pretty(found)?.as_bytes())?;
-    write_whole(&folder.join("README.md"), readme(case, found, told, &inputs).as_bytes())
+    write_whole(
+        &folder.join("README.md"),
+        readme(case, found, told, &replayed(&inputs, options)).as_bytes(),
+    )
 }
 
-fn readme(case: &Case, found: &Bisection, told: &Told, inputs: &[String]) -> String {
+/// The flags of `verify` that show the difference again: the inputs, and the tolerances that the user gave.
+fn replayed(inputs: &[String], options: &Options) -> String {
+    let mut flags = String::new();
+    if let Some(rtol) = options.rtol {
+        let _ok = write!(flags, "--rtol {rtol:e} ");
+    }
+    if options.atol > 0.0 {
+        let _ok = write!(flags, "--atol {:e} ", options.atol);
+    }
+    flags + "--input " + &inputs.join(" ")
+}
+
+fn readme(case: &Case, found: &Bisection, told: &Told, input: &str) -> String {
     let mut text = String::new();
     let Some(culprit) = &found.culprit else { return text };
     let pass = &culprit.pass;
-    let input = format!("--input {}", inputs.join(" "));
     // Writing to a string cannot fail.
     let _ok = writeln!(
         text,
