@@ -104,6 +104,11 @@ impl Rewrite for BoundAttentionMask {
         let view = |rows: i64| -> Dims {
             shape[..shape.len() - 2].iter().copied().chain([rows, features]).collect()
         };
+        // Rows of several planes in one matrix share its values.
+        let means = of_values.iter().product::<i64>() / of_values[of_values.len() - 2];
+        if of_y != view(shape[shape.len() - 2]) && means != view(1).iter().product::<i64>() {
+            return unmet("the values broadcast");
+        }
         let sums = patch.node("MatMul", &[p, values.into()]);
         let mean = patch.reduce("ReduceMean", values.into(), of_values.len() as i64 - 2);
         let keep = of_y == view(shape[shape.len() - 2]);
