@@ -12,6 +12,7 @@ pub mod run;
 pub mod source;
 pub mod target;
 pub mod verify;
+mod whole;
 
 /// The CPU engine.
 pub use onnxfix_engine as engine;

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::npu::{NpuReport, Row};
+use crate::report::Text;
 
 /// Width and height of the plot, and the room around it for its axes.
 const WIDTH: f64 = 640.0;
@@ -30,8 +31,7 @@ pub(super) fn page(report: &NpuReport) -> String {
          system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}td,th{padding:.2rem .8rem;text-align:right}\
          td:first-child,th:first-child{text-align:left}svg{max-width:100%}</style>\n<h1>Samples per second by batch size</h1>\n",
     );
-    let _ =
-        writeln!(out, "<p>{}, {} runs of each batch.</p>", escaped(&report.device), report.runs);
+    let _ = writeln!(out, "<p>{}, {} runs of each batch.</p>", Text(&report.device), report.runs);
     if report.simulated {
         out += "<p>A simulated device has no speed: what was measured is left out.</p>\n";
     }
@@ -43,7 +43,7 @@ pub(super) fn page(report: &NpuReport) -> String {
         let _ = writeln!(
             out,
             "<tr><td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}</tr>",
-            escaped(&row.model),
+            Text(&row.model),
             row.batch,
             median.map_or("–".to_owned(), |stats| format!("{:.2} ms", stats.median)),
             number(row.fps),
@@ -59,7 +59,7 @@ pub(super) fn page(report: &NpuReport) -> String {
     for text in
         report.published.iter().map(|p| format!("Published: {p}")).chain(report.notes.clone())
     {
-        let _ = writeln!(out, "<p>{}</p>", escaped(&text));
+        let _ = writeln!(out, "<p>{}</p>", Text(&text));
     }
     out + "</html>\n"
 }
@@ -136,8 +136,4 @@ fn plot(rows: &[Row]) -> String {
         legend += 14.0;
     }
     out + "</svg>\n"
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }

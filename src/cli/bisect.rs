@@ -9,13 +9,13 @@ use onnxfix_ir::{Model, StoreOptions, Tensor, store};
 use onnxfix_passes::{Pipeline, run as run_passes};
 use onnxfix_samples::{Format, write};
 
-use super::files::write_whole;
 use super::output::Output;
 use super::progress::Progress;
 use crate::record::Told;
 use crate::target::Target;
 use crate::verify::bisect::{BisectStep, Bisection, Case, Made, bisect, shows, without_weights};
 use crate::verify::{Options, Report, Subject, TARGET};
+use crate::whole::write_whole;
 
 /// What to search with.
 pub(super) struct Search<'a> {

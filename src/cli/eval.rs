@@ -21,6 +21,7 @@ use super::progress::Progress;
 use super::texts;
 use crate::classify::{Classifier, Logits, best};
 use crate::engine::Lowering;
+use crate::whole::write_whole;
 
 /// Count how many labels of a data set a model gets right.
 ///
@@ -421,11 +422,7 @@ fn differences(report: &Report, path: &Path) -> Result<Vec<Difference>> {
 fn write(report: &Report, folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("write {}", folder.display()))?;
     let put = |name: String, text: &str| -> Result<()> {
-        let path = folder.join(&name);
-        let part = folder.join(format!(".{name}.tmp-{}", std::process::id()));
-        fs::write(&part, text)
-            .and_then(|()| fs::rename(&part, &path))
-            .with_context(|| format!("write {}", path.display()))
+        write_whole(&folder.join(name), text.as_bytes())
     };
     for split in &report.splits {
         put(format!("eval_bs{}_{}.txt", report.batch, split.split), &split.score.key_values())?;

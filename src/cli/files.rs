@@ -1,10 +1,9 @@
 //! Files that commands read and write beside the model.
 
-use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use onnxfix_ir::DataType;
 
 /// The form of a report, by the name of its file.
@@ -39,21 +38,6 @@ pub(super) fn ensure_place(flag: &str, path: &Path) -> Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-/// Writes a file as a whole or not at all: beside its place first, then into it.
-pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let at = || format!("write {}", path.display());
-    let mut name = OsString::from(".");
-    name.push(path.file_name().with_context(at)?);
-    name.push(format!(".tmp-{}", std::process::id()));
-    let beside = path.with_file_name(name);
-    let written = fs::write(&beside, bytes).and_then(|()| fs::rename(&beside, path));
-    if written.is_err() {
-        // What is there of it is of no use, and that it cannot be removed is not what went wrong.
-        let _gone = fs::remove_file(&beside);
-    }
-    written.with_context(at)
 }
 
 /// The element type of this name, for a flag.

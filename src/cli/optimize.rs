@@ -12,7 +12,7 @@ use onnxfix_ir::{LoadOptions, Model, Source, StoreOptions, check, infer, store};
 use onnxfix_passes::{Options, PROVENANCE, Pipeline, Stop, find, run as run_passes};
 
 use super::Verdict;
-use super::files::{ReportFormat, ensure_place, write_whole};
+use super::files::{ReportFormat, ensure_place};
 use super::output::Output;
 use super::progress::Progress;
 use super::shapes::Shapes;
@@ -21,6 +21,7 @@ use crate::report::{Both, Drawing, Report, Summary, Tally, bytes};
 use crate::source::{Input, ensure_unchanged, is_text, read};
 use crate::target::{Target, toolkit};
 use crate::verify::TARGET;
+use crate::whole::write_whole;
 
 /// Rewrite a model for its target.
 ///

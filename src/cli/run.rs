@@ -19,6 +19,7 @@ use super::verify::subject;
 use crate::run::{
     Cpu, Files, PureData, Report, Target, input_specs, is_compiled, run_compiled, run_on_cpu,
 };
+use crate::whole::write_whole;
 
 /// Run a model on files: a compiled one (.om) on NPUs, any other (.onnx) on the CPU.
 ///
@@ -335,13 +336,7 @@ impl Folder {
 
     /// Writes the summary beside the folder, whole or not at all.
     fn write_summary(&self, summary: &serde_json::Value) -> Result<()> {
-        let failed = || format!("write {}", self.summary.display());
-        let partial = self.summary.with_extension(format!("json.tmp-{}", std::process::id()));
-        let text = serde_json::to_string_pretty(summary)?;
-        std::fs::write(&partial, text)
-            .and_then(|()| std::fs::rename(&partial, &self.summary))
-            .inspect_err(|_| drop(std::fs::remove_file(&partial)))
-            .with_context(failed)
+        write_whole(&self.summary, serde_json::to_string_pretty(summary)?.as_bytes())
     }
 }
 

@@ -8,7 +8,7 @@ use onnxfix_samples::{Expected, Inputs, Slot};
 
 use super::Verdict;
 use super::bisect::{self, Search, default_folder, ensure_free};
-use super::files::{ReportFormat, dtype, ensure_place, write_whole};
+use super::files::{ReportFormat, dtype, ensure_place};
 use super::output::Output;
 use super::progress::Progress;
 use super::shapes::Shapes;
@@ -18,6 +18,7 @@ use crate::report::{Summary, verification_page};
 use crate::source::{is_text, read};
 use crate::verify::bisect::Bisection;
 use crate::verify::{Given, Options, Report, Step, Subject, Which, slots, verify, verify_results};
+use crate::whole::write_whole;
 
 /// Compare an optimized model with its source on the CPU.
 ///

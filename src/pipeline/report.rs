@@ -11,8 +11,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::config::{Config, Mode};
-use super::run::{Chain, Ended, write_whole};
+use super::run::{Chain, Ended};
 use super::stages::Places;
+use crate::report::Text;
+use crate::whole::write_whole;
 
 /// Batches of the table of the DeBERTa guide.
 const BATCHES: [usize; 6] = [1, 4, 8, 16, 32, 64];
@@ -107,8 +109,8 @@ impl Report {
     /// When they cannot be written.
     pub(super) fn write(&self, folder: &Path) -> Result<()> {
         fs::create_dir_all(folder).with_context(|| format!("write {}", folder.display()))?;
-        write_whole(&folder.join("report.json"), &serde_json::to_string_pretty(self)?)?;
-        write_whole(&folder.join("report.html"), &self.html())
+        write_whole(&folder.join("report.json"), serde_json::to_string_pretty(self)?.as_bytes())?;
+        write_whole(&folder.join("report.html"), self.html().as_bytes())
     }
 
     /// The table and the commands as text.
@@ -170,19 +172,19 @@ impl Report {
              table{{border-collapse:collapse;margin:1rem 0}}td,th{{border-bottom:1px solid #ccc;padding:.3rem .8rem;text-align:left}}\
              code{{font-size:13px;overflow-wrap:anywhere}}.failed{{color:#b00020}}</style>\n<h1>{0}</h1>\n\
              <p>Mode {1}; our frames per second were measured on the {2}. A dash is a cell that nobody measured.</p>\n",
-            escaped(&self.name),
+            Text(&self.name),
             self.mode.name(),
             if self.timed_on == "npu" { "NPU" } else { "CPU, in tract" }
         );
         page.push_str("<table><tr>");
         for name in HEADER {
-            let _ = write!(page, "<th>{}</th>", escaped(name));
+            let _ = write!(page, "<th>{}</th>", Text(name));
         }
         page.push_str("</tr>\n");
         for row in self.rows() {
             page.push_str("<tr>");
             for cell in row {
-                let _ = write!(page, "<td>{}</td>", escaped(&cell));
+                let _ = write!(page, "<td>{}</td>", Text(&cell));
             }
             page.push_str("</tr>\n");
         }
@@ -196,9 +198,9 @@ impl Report {
             let _ = writeln!(
                 page,
                 "<tr{class}><td>{}</td><td>{ended}</td><td>{:.1}</td><td><code>{}</code></td></tr>",
-                escaped(&step.name),
+                Text(&step.name),
                 step.seconds,
-                escaped(&step.command)
+                Text(&step.command)
             );
         }
         page.push_str("</table>\n</html>\n");
@@ -209,10 +211,6 @@ impl Report {
 /// The columns of the table of the DeBERTa guide.
 const HEADER: [&str; 5] =
     ["Model", "Published accuracy", "Our accuracy", "Published fps", "Our fps"];
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-}
 
 /// The accuracies of a `result.json`.
 fn accuracies(result: &Value) -> Vec<(Split, f64)> {

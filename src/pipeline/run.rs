@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::config::{Config, Mode, Stage};
 use super::report::Report;
 use super::stages::{Places, Step};
+use crate::whole::write_whole;
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,7 +128,7 @@ pub(super) fn run(
         for step in steps {
             progress(&step.name);
             let one = run_step(stage, &step, work, &mut done)?;
-            write_whole(&state, &serde_json::to_string_pretty(&done)?)?;
+            write_whole(&state, serde_json::to_string_pretty(&done)?.as_bytes())?;
             let failed = one.ended == Ended::Failed;
             chain.push(one);
             if failed {
@@ -194,7 +195,7 @@ fn execute(step: &Step, command: &str, log: &Path) -> Result<bool> {
     if let Some(path) = &step.result
         && output.status.success()
     {
-        write_whole(path, &String::from_utf8_lossy(&output.stdout))?;
+        write_whole(path, String::from_utf8_lossy(&output.stdout).as_bytes())?;
     }
     if let Some(missing) = step.writes.iter().find(|path| !path.exists())
         && output.status.success()
@@ -233,15 +234,6 @@ fn add(hasher: &mut blake3::Hasher, path: &Path) -> io::Result<()> {
         hasher.update_mmap_rayon(path)?;
     }
     Ok(())
-}
-
-/// Writes a file whole or not at all.
-pub(super) fn write_whole(path: &Path, text: &str) -> Result<()> {
-    let mut part = path.as_os_str().to_owned();
-    part.push(".part");
-    fs::write(&part, text)
-        .and_then(|()| fs::rename(&part, path))
-        .with_context(|| format!("write {}", path.display()))
 }
 
 /// A word as a shell takes it.

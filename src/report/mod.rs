@@ -13,7 +13,7 @@ use onnxfix_passes::Report as Passes;
 use serde::Serialize;
 
 pub use html::Drawing;
-pub(crate) use html::{layers_of, verification_page};
+pub(crate) use html::{Text, layers_of, verification_page};
 
 use crate::verify::Report as Verification;
 

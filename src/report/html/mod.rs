@@ -521,7 +521,7 @@ fn ms(microseconds: f64) -> String {
 }
 
 /// Text of an element or attribute.
-struct Text<'a>(&'a str);
+pub(crate) struct Text<'a>(pub(crate) &'a str);
 
 impl Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
