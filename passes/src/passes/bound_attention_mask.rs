@@ -234,6 +234,19 @@ mod tests {
     use crate::testing::{check_skip, rewritten, untouched};
 
     #[test]
+    fn values_that_all_planes_share_stay() {
+        check_skip(
+            &BoundAttentionMask,
+            "
+g (bool[2,1,3,3] hidden, float[2,2,3,3] scores) => (float[12,4] y) <float big = {-3e38}, int64[2] flat = {12, 3}, float[3,4] values = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}> {
+   h = Cast <to: int = 1> (hidden)  mask = Mul (h, big)  biased = Add (mask, scores)
+   p = Softmax <axis: int = 3> (biased)  rows = Reshape (p, flat)  y = MatMul (rows, values)
+}",
+            "the values broadcast",
+        );
+    }
+
+    #[test]
     fn a_row_that_is_masked_whole_has_the_mean_of_the_values() {
         assert_snapshot!(rewritten(&BoundAttentionMask, "
 g (float[2,2,3,3] s, bool[2,1,3,3] shown, float[4,3,5] v) => (float[4,3,5] y) <float low = {-inf}, float zero = {0}, int64[3] merged = {4, 3, 3}> {
