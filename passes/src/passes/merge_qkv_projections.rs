@@ -93,8 +93,9 @@ impl Projections {
             return unmet("some projections have a bias and some have none");
         }
         // The new nodes stand at the first product, so that whatever reads a result comes later.
-        let first = parts.iter().filter_map(|(_, y, _)| product_of(m, *y));
-        if first.min_by_key(|&n| position(m, n)) != Some(root) {
+        let products: Vec<NodeId> =
+            parts.iter().filter_map(|(_, y, _)| product_of(m, *y)).collect();
+        if m.nodes(m[root].graph()).find(|node| products.contains(node)) != Some(root) {
             return Err(Miss::NoMatch);
         }
         Ok(Projections { x, parts })
@@ -107,10 +108,6 @@ fn product_of(m: &Model, y: ValueId) -> Option<NodeId> {
         return Some(maker);
     }
     (0..2).find_map(|slot| producer(m, input(m, maker, slot).ok()?, "MatMul").ok())
-}
-
-fn position(m: &Model, node: NodeId) -> usize {
-    m.nodes(m[node].graph()).position(|n| n == node).unwrap_or(usize::MAX)
 }
 
 impl Rewrite for MergeQkvProjections {
