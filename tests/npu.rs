@@ -27,6 +27,17 @@ fn library() -> &'static Path {
     })
 }
 
+/// The simulated ATC, which is built first.
+fn stand_in() -> PathBuf {
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--release", "--quiet", "-p", "ascend-sim-atc"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env("CARGO_TARGET_DIR", library().parent().expect("a folder"))
+        .status();
+    assert!(built.expect("cargo").success(), "the simulated ATC is built");
+    library().join("atc")
+}
+
 /// A fixture, optimized for a batch and compiled: `model.opt.onnx`, `model_bs2.om`.
 fn compiled(batch: u32) -> Folder {
     let folder = Folder::with(&fixture("deberta_v3_tiny.onnx"));
@@ -165,15 +176,8 @@ fn every_batch_of_one_source_gives_what_the_cpu_engine_gives() {
     let all = BATCHES.map(|n| n.to_string()).join(",");
     let folder = Folder::with(&fixture("deberta_v3_tiny.onnx"));
     samples(&folder, 10, false);
-    let stand_in = library().join("atc");
-    let built = Command::new(env!("CARGO"))
-        .args(["build", "--release", "--quiet", "-p", "ascend-sim-atc"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .env("CARGO_TARGET_DIR", library().parent().expect("a folder"))
-        .status();
-    assert!(built.expect("cargo").success(), "the simulated ATC is built");
     let atc = ["atc", "model.onnx", "--soc", "Ascend310P3", "--batch", &all, "--atc"];
-    let atc = folder.onnxfix(&[&atc[..], &[&stand_in.to_string_lossy()]].concat());
+    let atc = folder.onnxfix(&[&atc[..], &[&stand_in().to_string_lossy()]].concat());
     assert!(atc.status.success(), "{}", said(&atc));
 
     let bench =
@@ -421,4 +425,135 @@ fn the_program_finds_what_the_library_needs() {
         "{}",
         said(&output)
     );
+}
+
+/// Sentences written for this test, with what they say of a film.
+const REVIEWS: &str = "sentence\tlabel
+a warm and funny film that never loses its charm\t1
+the plot is dull and the jokes are awful\t0
+one of the best performances of the year\t1
+a tedious , pointless mess\t0
+an enjoyable and moving story\t1
+";
+
+/// The trained model with its words, and reviews.
+fn reviews() -> Folder {
+    let trained = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/trained/convbert_sst2");
+    let folder = Folder::with(&trained.join("model.onnx"));
+    for name in ["vocab.txt", "config.json"] {
+        std::fs::copy(trained.join(name), folder.path(name)).expect("the fixture is there");
+    }
+    folder.write("dev.tsv", REVIEWS);
+    folder
+}
+
+/// Two lengths, each compiled and run for itself: the answers are those of the CPU, and the order that of the data set.
+#[test]
+fn texts_of_two_lengths_are_answered_as_on_the_cpu() {
+    let folder = reviews();
+    let atc = ["atc", "model.onnx", "--soc", "Ascend310P3", "--batch", "2", "--buckets", "8,16"];
+    let atc = folder.onnxfix(&[&atc[..], &["--atc", &stand_in().to_string_lossy()]].concat());
+    assert!(atc.status.success(), "{}", said(&atc));
+    let prepare = ["prepare", "sst2", "--data", "dev.tsv", "--model", "model.onnx", "-o", "pre"];
+    let wide = ["--batch", "2", "--max-length", "16", "--buckets", "8"];
+    let prepared = folder.onnxfix(&[&prepare[..], &wide].concat());
+    assert!(prepared.status.success(), "{}", said(&prepared));
+    let cpu = folder.onnxfix(&["eval", "model.onnx", "--data", "pre", "-o", "cpu"]);
+    assert!(cpu.status.success(), "{}", said(&cpu));
+
+    let models = ["model_bs2_seq16.om", "model_bs2_seq8.om"];
+    let against = ["--against", "cpu/result.json", "--json"];
+    let prepared = [&["eval"], &models[..], &["--data", "pre"], &against].concat();
+    let tokens = ["--task", "sst2", "--data", "dev.tsv"];
+    let tokens = [&["eval"], &models[..], &tokens, &against].concat();
+    let run = [&["run"], &models[..], &["--input", "pre", "-o", "out", "--json"]].concat();
+    let ran = folder.on_npu(&run, &[]);
+    assert!(ran.status.success(), "{}", said(&ran));
+    let ran: Value = serde_json::from_str(&printed(&ran)).expect("JSON");
+    assert_eq!((&ran["samples"], &ran["end_to_end"]), (&5.into(), &Value::Null));
+    // What the guides' runner would have written, too.
+    let files = [&["eval", "--outputs", "out", "--data", "pre"], &against[..]].concat();
+    for command in [prepared, tokens, files] {
+        let eval = folder.on_npu(&command, &[]);
+        assert!(eval.status.success(), "{command:?}: {}", said(&eval));
+        let result: Value = serde_json::from_str(&printed(&eval)).expect("JSON");
+        assert_eq!(result["differences"], Value::Array(vec![]));
+        assert_eq!(result["splits"][0]["answers"], serde_json::json!([1, 0, 1, 0, 1]));
+        assert_eq!(result["splits"][0]["time"], Value::Null, "a simulated device has no speed");
+        if command.contains(&"--outputs") {
+            continue;
+        }
+        assert_eq!(result["device"], "simulated device (Ascend310P3-sim)");
+        assert_released(&folder);
+    }
+    let one = folder.on_npu(&["predict", "model_bs2_seq8.om", "a warm and funny film"], &[]);
+    assert!(printed(&one).starts_with("label_id: 1, prob: 0."), "{}", said(&one));
+
+    let wrong = folder.on_npu(&["run", "model_bs2_seq8.om", "--input", "pre"], &[]);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(said(&wrong).contains("no model takes samples of 16 tokens"), "{}", said(&wrong));
+    assert_released(&folder);
+}
+
+/// The examples as they are, but for the data, which are small: from the model to the table of the guides.
+#[test]
+fn both_example_chains_run_on_the_simulated_device() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let chain = |folder: &Folder, example: &str, settings: &[&str]| {
+        let place = |name: &str| folder.path(name).to_string_lossy().into_owned();
+        let atc = format!("args.atc=[\"--atc\",{:?}]", stand_in().to_string_lossy());
+        let own = [
+            format!("data={}", place("")),
+            format!("model={}", place("model.onnx")),
+            format!("tokenizer={}", place("vocab.txt")),
+            format!("work={}", place("work")),
+            atc,
+        ];
+        let file = examples.join(example).to_string_lossy().into_owned();
+        let mut args = vec!["pipeline", &file, "--json"];
+        for setting in own.iter().map(String::as_str).chain(settings.iter().copied()) {
+            args.extend(["--set", setting]);
+        }
+        let ran = folder.on_npu(&args, &[]);
+        assert!(ran.status.success(), "{}{}", said(&ran), printed(&ran));
+        serde_json::from_str::<Value>(&printed(&ran)).expect("JSON")
+    };
+    let simulated = Value::from("simulated device (Ascend310P3-sim)");
+
+    let folder = reviews();
+    let report = chain(&folder, "convbert_sst2.toml", &["batches=[1,2]", "max_length=32"]);
+    assert_eq!(report["device"], simulated);
+    for row in report["table"].as_array().expect("rows") {
+        let measured = row["batch"].as_u64().is_some_and(|batch| batch <= 2);
+        let accuracy =
+            if measured { serde_json::json!([["dev", 1.0]]) } else { Value::Array(vec![]) };
+        assert_eq!((&row["accuracy"], &row["fps"]), (&accuracy, &Value::Null));
+    }
+    let page = String::from_utf8(folder.read("work/report/report.html")).expect("text");
+    assert!(page.contains("simulated device (Ascend310P3-sim)"));
+
+    let folder = Folder::with(&fixture("deberta_v3_tiny.onnx"));
+    folder.write(
+        "vocab.txt",
+        "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nthe\na\ncat\nsleeps\nruns\nfast\n",
+    );
+    let header = "genre\tsentence1\tsentence2\tgold_label\n";
+    let rows = "fiction\tthe cat sleeps\ta cat runs\tcontradiction\ntravel\ta cat\tthe cat\tneutral\n\
+                fiction\tthe cat runs fast and the cat sleeps fast and a cat runs\tthe cat runs\tentailment\n";
+    for name in ["dev_matched.tsv", "dev_mismatched.tsv"] {
+        folder.write(name, format!("{header}{rows}"));
+    }
+    let stages = r#"stages=["optimize","verify","prepare","atc","run","eval","predict","bench"]"#;
+    let settings = [stages, "batches=[1,4]", "max_length=32", "buckets=[12]"];
+    let report = chain(&folder, "deberta_mnli.toml", &settings);
+    assert_eq!(report["device"], simulated);
+    let first = &report["table"][0];
+    assert_eq!(first["published_fps"], 4.06);
+    let splits: Vec<&Value> =
+        first["accuracy"].as_array().expect("both").iter().map(|s| &s[0]).collect();
+    assert_eq!(splits, ["match", "mismatch"]);
+    assert_eq!(first["accuracy"], report["table"][1]["accuracy"], "batches do not change answers");
+    // Both lengths have a model, and each has samples.
+    assert!(folder.path("work/model_bs4_seq12.om").is_file());
+    assert!(folder.path("work/results_bs4/run/mismatch/32/input_0_0.bin").is_file());
 }

@@ -13,7 +13,7 @@ mod run;
 pub mod summary;
 
 pub use error::NpuError;
-pub use run::{Flow, Interface, Plan, Ran, Times, Work, WorkError, run};
+pub use run::{Flow, Interface, Plan, Ran, Times, Work, WorkError, interface, run};
 
 /// Whether a chip is the one that `tools/ascend-sim` makes up. Its times say nothing about an NPU.
 #[must_use]

@@ -135,6 +135,21 @@ impl<W: Work> Shared<'_, W> {
     }
 }
 
+/// What a compiled model takes and gives, at a gear or the largest. Loads it on a device for that, and unloads it.
+///
+/// # Errors
+/// When the device refuses the model.
+pub fn interface(
+    runtime: &Arc<Runtime>,
+    device: i32,
+    path: &Path,
+    gear: Option<Gear>,
+) -> Result<Interface, NpuError> {
+    let cx = Context::open(runtime, device)?;
+    let model = Model::load(&cx, path, gear)?;
+    Ok(Interface { inputs: model.inputs().to_vec(), outputs: model.outputs().to_vec() })
+}
+
 /// Loads the model on every device, asks `prepare` for the work once its interface is known, and does it. `stop` ends it
 /// early: what is in hand is finished. `progress` gets the number of batches finished.
 ///

@@ -18,7 +18,7 @@ use onnxfix_samples::Slot;
 use serde::Serialize;
 
 use crate::record::Record;
-use crate::run::{Files, PureData, run_compiled};
+use crate::run::{PureData, Source, run_compiled};
 use crate::source::read;
 use crate::target::{Target, toolkit};
 
@@ -136,14 +136,8 @@ pub fn time(
                 repeats: 1,
                 flow,
             };
-            let files = Files {
-                inputs: Vec::new(),
-                bin_dtype: None,
-                pure: PureData::Zero,
-                batches: timer.runs,
-                target: None,
-            };
-            let report = run_compiled(timer.runtime, &plan, &files, None, stop, &|_| ())?;
+            let zeros = Source::Made { data: PureData::Zero, batches: timer.runs, target: None };
+            let report = run_compiled(timer.runtime, &plan, &zeros, None, stop, &|_| ())?;
             seen.clone_from(&report.inputs);
             let complete = report.is_complete();
             match report.ran.failure {

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use onnxfix_ascend::published::{named, published};
 
 use super::Verdict;
-use super::npu::{Devices, check_om, interruptible};
+use super::npu::{Devices, Threads, check_om, interruptible};
 use super::output::Output;
 use super::progress::Progress;
 use super::shapes::Shapes;
@@ -63,6 +63,9 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     devices: Devices,
+
+    #[command(flatten)]
+    threads: Threads,
 
     #[command(flatten)]
     shapes: Shapes,
@@ -129,7 +132,7 @@ fn on_npu(args: &Args, out: &Output) -> Result<Verdict> {
         let timer = npu::Timer {
             runtime: &session.runtime,
             devices: &session.devices,
-            threads: args.devices.threads as usize,
+            threads: args.threads.threads as usize,
             runs: args.runs as usize,
             warmups: args.warmups as usize,
             published,

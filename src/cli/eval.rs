@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use onnxfix_task::dataset::{Split, Task};
-use onnxfix_task::features::buckets;
+use onnxfix_task::dataset::{DataSet, Split, Task};
+use onnxfix_task::features::{Holds, buckets};
 use onnxfix_task::labels::LabelOrder;
 use onnxfix_task::metrics::{Score, score};
 use onnxfix_task::outputs;
@@ -15,6 +15,7 @@ use onnxfix_task::prepare::{Manifest, Part, SplitRecord, Tokenized};
 use serde::{Deserialize, Serialize};
 
 use super::Verdict;
+use super::npu::Devices;
 use super::output::Output;
 use super::prepare::positive;
 use super::progress::Progress;
@@ -26,13 +27,13 @@ use crate::whole::write_whole;
 /// Count how many labels of a data set a model gets right.
 ///
 /// Either from what a runner wrote (--outputs, such as the --output of ais_bench or `onnxfix run`), or from a model, which
-/// then runs on the CPU in tract, on all cores. DATA is what `onnxfix prepare` wrote, or the data set itself.
+/// then runs: on the CPU in tract, on all cores, or a compiled one (.om) on NPUs. DATA is what `onnxfix prepare` wrote, or the data set itself.
 #[derive(Debug, clap::Args)]
 #[expect(clippy::doc_markdown, reason = "the text of --help is no Markdown")]
 pub(crate) struct Args {
-    /// The model (.onnx). Left out with --outputs.
-    #[arg(required_unless_present = "outputs", conflicts_with = "outputs")]
-    model: Option<PathBuf>,
+    /// The model: .onnx for the CPU, .om for NPUs; or several, each for another length. Left out with --outputs.
+    #[arg(value_name = "MODEL", required_unless_present = "outputs", conflicts_with = "outputs")]
+    models: Vec<PathBuf>,
 
     /// Folder that `onnxfix prepare` wrote, or with the files of the data set, or one of these files.
     #[arg(long, value_name = "DIR")]
@@ -72,7 +73,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", value_parser = positive())]
     max_length: Option<usize>,
 
-    /// Also shorter lengths, for a data set that is not prepared: each sample runs in the shortest that holds it.
+    /// Also shorter lengths, for a data set that is not prepared: each sample runs in the shortest that holds it [default:
+    /// those of the models].
     #[arg(long, value_name = "N,N", value_delimiter = ',', value_parser = positive())]
     buckets: Vec<usize>,
 
@@ -99,6 +101,9 @@ pub(crate) struct Args {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    devices: Devices,
 }
 
 /// The result of a run.
@@ -107,6 +112,9 @@ struct Report {
     task: Task,
     /// The model, or the folder of results.
     subject: PathBuf,
+    /// What ran the model; none for results of a runner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    device: Option<String>,
     /// Samples of a run.
     batch: usize,
     splits: Vec<SplitReport>,
@@ -123,7 +131,7 @@ struct SplitReport {
     score: Score,
     /// What the guide of the published model states.
     published_accuracy: Option<f64>,
-    /// Wall time of the model on all samples, without loading it; none for results of a runner.
+    /// Wall time of the model on all samples, without loading it; none for results of a runner and on a simulated device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     time: Option<Time>,
     /// The line of each sample in the source, and what was answered: numbers in the order of `labels`.
@@ -136,7 +144,9 @@ struct Time {
     load_seconds: f64,
     run_seconds: f64,
     samples_per_second: f64,
-    cores: usize,
+    /// Cores, where the CPU ran it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cores: Option<usize>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -192,7 +202,8 @@ fn needless(args: &Args) -> Option<&'static str> {
 }
 
 fn order(args: &Args, task: Task) -> Result<LabelOrder> {
-    texts::label_order(task, &args.labels, args.config.as_deref(), args.model.as_deref())
+    let model = args.models.first().map(PathBuf::as_path);
+    texts::label_order(task, &args.labels, args.config.as_deref(), model)
 }
 
 fn eval_prepared(args: &Args, manifest: &Manifest, out: &Output) -> Result<Report> {
@@ -209,38 +220,56 @@ fn eval_prepared(args: &Args, manifest: &Manifest, out: &Output) -> Result<Repor
         bail!("{} has no part with labels", args.data.display());
     }
     let progress = Progress::start(out, "read the model");
-    let model = args.model.as_ref().map(|path| open(args, path)).transpose()?;
-    let mut splits = Vec::new();
-    for split in &chosen {
-        let logits = match (&model, &args.outputs) {
-            (Some(model), _) => {
-                let step = step(&progress, split.split);
-                model.run_files(&args.data, manifest, split, &step)?
+    if args.models.is_empty() {
+        let splits = chosen.iter().map(|split| {
+            // With one part, a folder of results need not have one for it.
+            let results = args.outputs.as_deref().unwrap_or(Path::new("."));
+            if chosen.len() > 1 && outputs::root(results, split.split.name())?.is_none() {
+                bail!(
+                    "--outputs: {} has no folder {}; with --split the results of one part are enough",
+                    results.display(),
+                    split.split
+                );
             }
-            (None, Some(results)) => {
-                // With one part, a folder of results need not have one for it.
-                let own = results.join(split.split.name());
-                if chosen.len() > 1 && !own.is_dir() {
-                    bail!(
-                        "--outputs: {} has no folder {}; with --split the results of one part are enough",
-                        results.display(),
-                        split.split
-                    );
-                }
-                read_results(results, split, manifest.batch, &order)?
-            }
-            (None, None) => bail!("neither a model nor --outputs"),
-        };
-        let timed = model.is_some();
-        splits.push(report(split, &logits, &order, manifest.task, timed)?);
+            let logits = read_results(results, split, manifest.batch, &order)?;
+            report(split, &logits, &order, manifest.task, None)
+        });
+        let splits = splits.collect::<Result<_>>()?;
+        return Ok(summary(args, manifest.task, manifest.batch, splits, None));
     }
-    Ok(Report {
-        task: manifest.task,
-        subject: subject(args),
-        batch: manifest.batch,
-        splits,
-        differences: None,
-    })
+    // What was prepared for an input of that name is what the input holds.
+    let holds = |name: &str| {
+        let prepared = manifest.inputs.iter().find(|input| input.name == name);
+        prepared.map(|input| input.holds).or_else(|| Holds::by_name(name))
+    };
+    let opened = open(args, &holds, out)?;
+    let model = &opened.model;
+    let splits = chosen.iter().map(|split| {
+        let step = step(&progress, split.split);
+        let logits = model.run_files(&args.data, manifest, split, &step)?;
+        report(split, &logits, &order, manifest.task, Some(model))
+    });
+    let done = splits.collect::<Result<Vec<_>>>().and_then(|splits| {
+        Ok(summary(args, manifest.task, manifest.batch, splits, Some(told(model)?)))
+    });
+    opened.finish(done, out)
+}
+
+/// The device as reports call it.
+fn told(model: &Classifier) -> Result<String> {
+    let (name, simulated) = model.device()?;
+    Ok(if simulated { format!("simulated device ({name})") } else { name })
+}
+
+fn summary(
+    args: &Args,
+    task: Task,
+    batch: usize,
+    splits: Vec<SplitReport>,
+    device: Option<String>,
+) -> Report {
+    let subject = args.models.first().or(args.outputs.as_ref()).cloned().unwrap_or_default();
+    Report { task, subject, device, batch, splits, differences: None }
 }
 
 fn eval_texts(args: &Args, task: Task, out: &Output) -> Result<Report> {
@@ -256,56 +285,67 @@ fn eval_texts(args: &Args, task: Task, out: &Output) -> Result<Report> {
         set.samples.truncate(args.limit.unwrap_or(usize::MAX));
     }
     let progress = Progress::start(out, "read the model");
-    let mut splits = Vec::new();
-    let batch;
-    if let Some(path) = &args.model {
-        let model = open(args, path)?;
-        let fitting = |said: Option<usize>, model: Option<usize>, flag: &str| match (said, model) {
-            (Some(said), Some(model)) if said != model => {
-                Err(anyhow!("{flag} {said}: the model has {model} written into it"))
-            }
-            (said, model) => Ok(said.or(model)),
-        };
-        batch = fitting(args.batch, model.batch(), "--batch")?.unwrap_or(1);
-        let length = fitting(args.max_length, model.length(), "--max-length")?;
-        let max_length = length.unwrap_or(task.max_length());
-        let lengths = texts::lengths(&args.buckets, max_length)?;
-        if lengths.len() > 1
-            && let Some(length) = model.length()
-        {
-            bail!(
-                "--buckets: {} has a length of {length} written into it; lengths need a model that leaves it open",
-                path.display()
-            );
-        }
-        let mut tokenizer = texts::tokenizer(args.tokenizer.as_deref(), Some(path))?;
-        tokenizer.set_max_length(max_length, task == Task::Mnli)?;
-        for set in sets {
-            let set = Tokenized::new(set, &tokenizer)?;
-            let buckets = buckets(&set.tokens, &lengths);
-            let step = step(&progress, set.set.split);
-            let logits = model.run(&set.tokens, tokenizer.pad(), &buckets, batch, &step)?;
-            splits.push(report(&record(&set.set, batch), &logits, &order, task, true)?);
-        }
-    } else {
+    if args.models.is_empty() {
         let results = args.outputs.as_deref().unwrap_or(Path::new("."));
-        batch = args.batch.unwrap_or(1);
-        for set in &sets {
+        let batch = args.batch.unwrap_or(1);
+        let splits = sets.iter().map(|set| {
             let split = record(set, batch);
             let logits = read_results(results, &split, batch, &order)?;
-            splits.push(report(&split, &logits, &order, task, false)?);
-        }
+            report(&split, &logits, &order, task, None)
+        });
+        return Ok(summary(args, task, batch, splits.collect::<Result<_>>()?, None));
     }
-    Ok(Report { task, subject: subject(args), batch, splits, differences: None })
+    let opened = open(args, &Holds::by_name, out)?;
+    let done = run_texts(args, task, sets, &order, &opened.model, &progress);
+    opened.finish(done, out)
 }
 
-fn open(args: &Args, path: &Path) -> Result<Classifier> {
+/// Runs models on texts.
+fn run_texts(
+    args: &Args,
+    task: Task,
+    sets: Vec<DataSet>,
+    order: &LabelOrder,
+    model: &Classifier,
+    progress: &Progress,
+) -> Result<Report> {
+    let batch = match (args.batch, model.batch()) {
+        (Some(said), Some(model)) if said != model => {
+            bail!("--batch {said}: the model has {model} written into it")
+        }
+        (said, model) => said.or(model).unwrap_or(1),
+    };
+    let fixed = model.lengths();
+    let longest = fixed.as_ref().and_then(|lengths| lengths.last().copied());
+    let max_length = match (args.max_length, longest) {
+        (Some(said), Some(model)) if said != model => {
+            bail!("--max-length {said}: the model has {model} written into it")
+        }
+        (said, model) => said.or(model).unwrap_or(task.max_length()),
+    };
+    let said = texts::lengths(&args.buckets, max_length)?;
+    let lengths = match fixed {
+        // Lengths that are written into the models are those that there are.
+        Some(lengths) if args.buckets.is_empty() => lengths,
+        _ => said,
+    };
+    let path = args.models.first().map(PathBuf::as_path);
+    let mut tokenizer = texts::tokenizer(args.tokenizer.as_deref(), path)?;
+    tokenizer.set_max_length(max_length, task == Task::Mnli)?;
+    let mut splits = Vec::new();
+    for set in sets {
+        let set = Tokenized::new(set, &tokenizer)?;
+        let buckets = buckets(&set.tokens, &lengths);
+        let step = step(progress, set.set.split);
+        let logits = model.run(&set.tokens, tokenizer.pad(), &buckets, batch, &step)?;
+        splits.push(report(&record(&set.set, batch), &logits, order, task, Some(model))?);
+    }
+    Ok(summary(args, task, batch, splits, Some(told(model)?)))
+}
+
+fn open(args: &Args, holds: &dyn Fn(&str) -> Option<Holds>, out: &Output) -> Result<texts::Opened> {
     let lowering = if args.half { Lowering::Half } else { Lowering::Kernels };
-    Classifier::open(path, lowering)
-}
-
-fn subject(args: &Args) -> PathBuf {
-    args.model.clone().or(args.outputs.clone()).unwrap_or_default()
+    texts::Opened::new(&args.models, lowering, &args.devices, holds, out)
 }
 
 fn step(progress: &Progress, split: Split) -> impl Fn(usize, usize) + Sync {
@@ -317,7 +357,7 @@ fn has_labels(split: &SplitRecord) -> bool {
 }
 
 /// A data set as if it had been prepared in files of one length.
-fn record(set: &onnxfix_task::dataset::DataSet, batch: usize) -> SplitRecord {
+fn record(set: &DataSet, batch: usize) -> SplitRecord {
     let samples = set.samples.len();
     let batches = samples.div_ceil(batch);
     let folder = set.split.name().to_owned();
@@ -350,7 +390,7 @@ fn report(
     logits: &Logits,
     order: &LabelOrder,
     task: Task,
-    timed: bool,
+    model: Option<&Classifier>,
 ) -> Result<SplitReport> {
     if logits.labels != order.len() {
         bail!(
@@ -370,11 +410,14 @@ fn report(
     }
     let answer = |row: &[f32]| order.label(best(row)).unwrap_or_default();
     let answers: Vec<u8> = logits.numbers.chunks(logits.labels).map(answer).collect();
-    let time = timed.then(|| Time {
+    let on_cpu = model.is_some_and(Classifier::is_on_cpu);
+    let has_time =
+        on_cpu || model.map_or(Ok(false), |m| m.device().map(|(_, made_up)| !made_up))?;
+    let time = has_time.then(|| Time {
         load_seconds: logits.load_seconds,
         run_seconds: logits.run_seconds,
         samples_per_second: split.samples as f64 / logits.run_seconds.max(f64::MIN_POSITIVE),
-        cores: rayon::current_num_threads(),
+        cores: on_cpu.then(rayon::current_num_threads),
     });
     Ok(SplitReport {
         split: split.split,
@@ -432,6 +475,10 @@ fn write(report: &Report, folder: &Path) -> Result<()> {
 
 fn text(report: &Report) -> String {
     let mut text = String::new();
+    if let Some(device) = report.device.as_ref().filter(|device| device.starts_with("simulated")) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{device}");
+    }
     for split in &report.splits {
         split_text(split, &mut text);
     }
@@ -486,10 +533,10 @@ fn split_text(split: &SplitReport, text: &mut String) {
     if let Some(time) = &split.time {
         let _ = writeln!(
             text,
-            "  {:.1} samples per second ({:.2} ms each) on {} cores in tract; {:.2} s to load the model",
+            "  {:.1} samples per second ({:.2} ms each){}; {:.2} s to load the model",
             time.samples_per_second,
             1000.0 / time.samples_per_second,
-            time.cores,
+            time.cores.map_or(String::new(), |cores| format!(" on {cores} cores in tract")),
             time.load_seconds
         );
     }

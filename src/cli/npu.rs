@@ -11,18 +11,15 @@ use onnxfix_npu::{NpuError, library, om};
 
 use super::output::Output;
 use super::progress::Progress;
+use crate::classify::Npus;
 
-/// Which devices, and how.
+/// Which devices.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Devices")]
 pub(crate) struct Devices {
     /// Numbers of the devices, comma between them, or "all". One queue feeds them.
     #[arg(short, long, value_name = "N,..|all", default_value = "0")]
     device: String,
-
-    /// Threads of each device, each with the model loaded once; on the CPU, threads in all.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
-    pub(crate) threads: u32,
 
     /// The library (libascendcl.so) or its folder. ASCENDCL_LIB sets it too.
     #[arg(long, value_name = "FILE")]
@@ -31,6 +28,15 @@ pub(crate) struct Devices {
     /// A configuration for AscendCL itself (JSON), for profiling and dumps.
     #[arg(long, alias = "acl_json_path", value_name = "FILE")]
     acl_json_path: Option<PathBuf>,
+}
+
+/// How many threads, for commands that run batches of files.
+#[derive(Debug, Clone, Copy, clap::Args)]
+#[command(next_help_heading = "Devices")]
+pub(crate) struct Threads {
+    /// Threads of each device, each with the model loaded once; on the CPU, threads in all.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) threads: u32,
 }
 
 /// AscendCL, started, and the devices to use.
@@ -79,6 +85,18 @@ impl Devices {
 }
 
 impl Session {
+    /// What a classifier runs on.
+    ///
+    /// # Errors
+    /// When the system refuses to listen to Ctrl-C.
+    pub(crate) fn npus(&self) -> Result<Npus> {
+        Ok(Npus {
+            runtime: Arc::clone(&self.runtime),
+            devices: self.devices.clone(),
+            stop: interruptible()?,
+        })
+    }
+
     /// Ends AscendCL and says what could not be released, but for the call that failed already.
     pub(crate) fn finish(self, failed: Option<&acl::CallError>, out: &Output) {
         for error in self.runtime.finish() {

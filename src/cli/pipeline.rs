@@ -30,6 +30,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "STAGE,STAGE", value_delimiter = ',', value_parser = stage())]
     stages: Vec<Stage>,
 
+    /// In place of what the file says: batches=[1,8], data=FOLDER, args.atc=[...]. Paths are relative to the file. May be
+    /// repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
+
     /// Run also what is up to date.
     #[arg(long)]
     again: bool,
@@ -56,11 +61,14 @@ fn stage() -> impl TypedValueParser<Value = Stage> {
 }
 
 pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
-    let mut config = Config::open(&args.file).context("pipeline")?;
-    let mode = args.mode.unwrap_or(config.mode);
+    let mut settings = args.settings.clone();
     if !args.stages.is_empty() {
-        config.stages = Some(args.stages.clone());
+        let names: Vec<String> =
+            args.stages.iter().map(|stage| format!("{:?}", stage.name())).collect();
+        settings.push(format!("stages=[{}]", names.join(",")));
     }
+    let config = Config::open(&args.file, &settings).context("pipeline")?;
+    let mode = args.mode.unwrap_or(config.mode);
     let program = std::env::current_exe().context("find this program")?;
     let report = {
         let progress = Progress::start(out, "pipeline");

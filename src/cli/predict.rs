@@ -7,11 +7,12 @@ use anyhow::{Context as _, Result, bail};
 use onnxfix_ir::{DataType, Tensor};
 use onnxfix_samples::Format;
 use onnxfix_task::dataset::Task;
-use onnxfix_task::features::buckets;
+use onnxfix_task::features::{Holds, buckets};
 use onnxfix_task::labels::LabelOrder;
 use serde::Serialize;
 
 use super::Verdict;
+use super::npu::Devices;
 use super::output::Output;
 use super::prepare::positive;
 use super::progress::Progress;
@@ -24,12 +25,12 @@ const DEFAULT_TEXT: &str = "the problem , it is with most of these things , is t
 
 /// Tell the label of a text, or of a pair of texts.
 ///
-/// Runs the model on the CPU in tract. Prints the number of the model's output with the largest probability, and that
+/// Runs the model on the CPU in tract, or a compiled one (.om) on an NPU. Prints the number of the model's output with the largest probability, and that
 /// probability with all its digits.
 #[derive(Debug, clap::Args)]
 #[expect(clippy::doc_markdown, reason = "the text of --help is no Markdown")]
 pub(crate) struct Args {
-    /// The model (.onnx).
+    /// The model: .onnx for the CPU, .om for an NPU.
     model: PathBuf,
 
     /// The text [default: a sentence about a film's script].
@@ -66,6 +67,9 @@ pub(crate) struct Args {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    devices: Devices,
 }
 
 #[derive(Debug, Serialize)]
@@ -85,8 +89,10 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
     let asked = asked(args, out)?;
     let progress = Progress::start(out, "read the model");
     let lowering = if args.half { Lowering::Half } else { Lowering::Kernels };
-    let model = Classifier::open(&args.model, lowering)?;
-    let predictions = predict(args, &model, &asked, out)?;
+    let models = std::slice::from_ref(&args.model);
+    let opened = texts::Opened::new(models, lowering, &args.devices, &Holds::by_name, out)?;
+    let predictions = predict(args, &opened.model, &asked, out);
+    let predictions = opened.finish(predictions, out)?;
     drop(progress);
     if let Some(folder) = &args.npy {
         write(&predictions, folder)?;
@@ -147,7 +153,8 @@ fn predict(
     asked: &[(String, Option<String>)],
     out: &Output,
 ) -> Result<Vec<Prediction>> {
-    let max_length = match (args.max_length, model.length()) {
+    let fixed = model.lengths().and_then(|lengths| lengths.last().copied());
+    let max_length = match (args.max_length, fixed) {
         (Some(said), Some(model)) if said != model => {
             bail!("--max-length {said}: the model has {model} written into it")
         }
@@ -162,7 +169,7 @@ fn predict(
     }
     // A model that leaves the length open gets no more padding than the texts need.
     let longest = tokens.iter().map(|t| t.ids.len()).max().unwrap_or(max_length);
-    let length = model.length().unwrap_or(longest);
+    let length = fixed.unwrap_or(longest);
     let batch = model.batch().unwrap_or(1);
     let buckets = buckets(&tokens, &[length]);
     let logits = model.run(&tokens, tokenizer.pad(), &buckets, batch, &|_, _| {})?;

@@ -192,14 +192,11 @@ fn named_inputs(args: &Args) -> Result<Vec<Input>> {
     let said: Vec<&str> = args.inputs.iter().map(String::as_str).collect();
     let names = if said.is_empty() { names } else { &said };
     let input = |name: &&str| {
-        let holds = match *name {
-            "input_ids" | "ids" => Holds::Ids,
-            "input_mask" | "attention_mask" | "mask" => Holds::Mask,
-            "token_type_ids" | "segment_ids" | "type_ids" => Holds::Segments,
-            other => bail!(
-                "--inputs {other}: the name does not tell what it is; those that do are input_ids, attention_mask, \
+        let Some(holds) = Holds::by_name(name) else {
+            bail!(
+                "--inputs {name}: the name does not tell what it is; those that do are input_ids, attention_mask, \
                  input_mask, token_type_ids, segment_ids. --model finds out by what the model does"
-            ),
+            )
         };
         Ok(Input { name: (*name).to_owned(), holds, element })
     };

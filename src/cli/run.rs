@@ -4,21 +4,27 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use onnxfix_ir::DataType;
+use onnxfix_ir::{DataType, Dim, ValueId};
+use onnxfix_npu::acl::Gear;
 use onnxfix_npu::{Flow, NpuError, Plan};
+use onnxfix_passes::InputShape;
 use onnxfix_samples::Format;
+use onnxfix_task::prepare::Manifest;
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::Verdict;
 use super::files::dtype;
-use super::npu::{Devices, check_om, count, gear, interruptible};
+use super::npu::{Devices, Session, Threads, check_om, count, gear, interruptible};
 use super::output::Output;
 use super::progress::Progress;
 use super::shapes::Shapes;
 use super::verify::subject;
 use crate::run::{
-    Cpu, Files, PureData, Report, Target, input_specs, is_compiled, run_compiled, run_on_cpu,
+    Batches, Cpu, PureData, Report, Route, Source, Takes, Target, input_specs, is_compiled, routes,
+    run_compiled, run_on_cpu,
 };
+use crate::verify::{Subject, inputs};
 use crate::whole::write_whole;
 
 /// Run a model on files: a compiled one (.om) on NPUs, any other (.onnx) on the CPU.
@@ -26,15 +32,17 @@ use crate::whole::write_whole;
 /// Does what ais_bench does and takes its flags. Inputs are folders with a file per sample (.bin, .npy, .npz, .pb), sorted by
 /// name, numbers by value; as many as fit into a batch go in together, and the last batch is filled up with its first sample.
 /// Results are called after the sample and the position of the output; the figures are in a summary (JSON) beside their folder.
+/// A folder that `onnxfix prepare` wrote runs as a whole; with several lengths, each on the MODEL of that length.
 /// Reading, copying, computing and writing overlap.
 /// Ctrl-C finishes the batches in hand; a second one stops at once.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The model: .om for NPUs, .onnx or .onnxtxt for the CPU.
-    model: PathBuf,
+    /// The model: .om for NPUs, .onnx or .onnxtxt for the CPU; or several, each for another length.
+    #[arg(required = true, value_name = "MODEL")]
+    models: Vec<PathBuf>,
 
-    /// Folders or files, comma between them: one folder for each input in the model's order, or one that has a folder for
-    /// each. Without it the model runs on made-up data.
+    /// Folders or files, comma between them: one folder for each input in the model's order, one that has a folder for
+    /// each, or one that `onnxfix prepare` wrote. Without it the model runs on made-up data.
     #[arg(short, long, value_name = "PATH,..", value_delimiter = ',')]
     input: Vec<PathBuf>,
 
@@ -97,6 +105,9 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     devices: Devices,
+
+    #[command(flatten)]
+    threads: Threads,
 
     #[command(flatten)]
     shapes: Shapes,
@@ -182,96 +193,177 @@ struct Recorded<'a> {
     blocking: bool,
 }
 
+/// What is to be done: on which model, with how many tokens where that is open, and with what.
+struct Job {
+    model: usize,
+    length: Option<u64>,
+    batch: Option<u64>,
+    source: Source,
+}
+
+/// A data set that `onnxfix prepare` wrote.
+struct Prepared {
+    folder: PathBuf,
+    manifest: Manifest,
+}
+
 pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
     args.refused.check()?;
+    let what = || format!("run {}", names(&args.models));
+    let prepared = args.prepared().with_context(what)?;
     let folder = args.output.as_deref().map(|output| Folder::new(output, args)).transpose()?;
-    let files = Files {
-        inputs: args.input.clone(),
-        bin_dtype: args.bin_dtype,
-        pure: match args.pure_data_type {
-            PureType::Zero => PureData::Zero,
-            PureType::Random => PureData::Random,
-        },
-        batches: 1,
-        target: folder.as_ref().map(|folder| Target {
-            folder: folder.path.clone(),
-            format: match args.outfmt {
-                OutFormat::Bin => Format::Bin,
-                OutFormat::Npy => Format::Npy,
-                OutFormat::Txt => Format::Text,
-            },
-            axis: args.output_batchsize_axis,
-        }),
+    let target = folder.as_ref().map(|folder| args.target(folder));
+    let compiled = args.models.iter().filter(|path| is_compiled(path)).count();
+    let jobs = |takes: &mut dyn FnMut() -> Result<Vec<Takes>>| {
+        args.jobs(prepared.as_ref(), target.clone(), takes)
     };
-    let what = || format!("run {}", args.model.display());
-    let report = if is_compiled(&args.model) {
-        compiled(args, &files, out).with_context(what)?
-    } else {
-        on_cpu(args, &files, out).with_context(what)?
+    let reports = match compiled {
+        0 => on_cpu(args, &jobs, out).with_context(what)?,
+        n if n == args.models.len() => on_npus(args, &jobs, out).with_context(what)?,
+        _ => bail!("compiled models (.om) run on NPUs and others on the CPU: give only one kind"),
     };
-    let summary = report.summary(&args.recorded());
+    let args_of_run = args.recorded();
+    let summary = match &reports[..] {
+        [(_, one)] => one.summary(&args_of_run),
+        all => together(args, all),
+    };
     if let Some(folder) = &folder {
         folder.write_summary(&summary)?;
     }
-    if let Some(incomplete) = incomplete(report.ran.failure.is_some(), &report, folder.as_ref()) {
-        let error = report.ran.failure.map_or_else(|| anyhow!("interrupted"), Into::into);
+    let batches = prepared.as_ref().map(Prepared::batches);
+    if let Some(incomplete) = incomplete(&reports, batches, folder.as_ref()) {
+        let failure = reports.into_iter().find_map(|(_, report)| report.ran.failure);
+        let error = failure.map_or_else(|| anyhow!("interrupted"), Into::into);
         return Err(error.context(incomplete)).with_context(what);
     }
     if args.json {
         out.json(&summary)?;
     } else {
-        out.result(&report.text(args.display_all_summary))?;
+        out.result(&text(args, &reports))?;
     }
     Ok(Verdict::Clean)
 }
 
-/// What is there of a run that did not come to its end.
-fn incomplete(failed: bool, report: &Report, folder: Option<&Folder>) -> Option<String> {
-    if report.is_complete() && !failed {
+fn names(models: &[PathBuf]) -> String {
+    models.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(",")
+}
+
+/// The figures of several models, each with its own.
+fn together(args: &Args, reports: &[(usize, Report)]) -> Value {
+    let runs = reports.iter().map(|(model, report)| {
+        let mut summary = report.summary(&args.recorded());
+        summary["model"] = json!(args.models[*model].display().to_string());
+        summary
+    });
+    let samples: u64 = reports.iter().map(|(_, report)| report.samples).sum();
+    let seconds: f64 = reports.iter().map(|(_, report)| report.ran.seconds).sum();
+    let simulated = reports.iter().any(|(_, report)| report.simulated);
+    let rate = (!simulated && seconds > 0.0).then(|| samples as f64 / seconds);
+    json!({
+        "runs": runs.collect::<Vec<_>>(),
+        "samples": samples,
+        "seconds": seconds,
+        "end_to_end": rate,
+    })
+}
+
+fn text(args: &Args, reports: &[(usize, Report)]) -> String {
+    if let [(_, one)] = reports {
+        return one.text(args.display_all_summary);
+    }
+    let mut lines = Vec::new();
+    for (model, report) in reports {
+        lines.push(format!("[INFO] {}", args.models[*model].display()));
+        lines.push(report.text(args.display_all_summary));
+    }
+    let all = together(args, reports);
+    let rate = all["end_to_end"].as_f64().map_or("–".to_owned(), |rate| format!("{rate:.2}"));
+    lines.push(format!(
+        "[INFO] all lengths, end to end: {} samples, {rate} samples/s",
+        all["samples"]
+    ));
+    lines.join("\n")
+}
+
+/// What is there of a run that did not come to its end. `batches` is how many there were, where that is known beforehand.
+fn incomplete(
+    reports: &[(usize, Report)],
+    batches: Option<usize>,
+    folder: Option<&Folder>,
+) -> Option<String> {
+    let finished: usize = reports.iter().map(|(_, report)| report.ran.finished).sum();
+    let batches = batches.unwrap_or(reports.iter().map(|(_, report)| report.batches).sum());
+    if finished == batches && reports.iter().all(|(_, report)| report.is_complete()) {
         return None;
     }
     let kept = match folder {
-        Some(folder) if report.ran.finished > 0 => {
-            format!(", results in {}", folder.path.display())
-        }
+        Some(folder) if finished > 0 => format!(", results in {}", folder.path.display()),
         _ => String::new(),
     };
-    Some(format!("{} of {} batches are finished{kept}", report.ran.finished, report.batches))
+    Some(format!("{finished} of {batches} batches are finished{kept}"))
 }
 
-fn compiled(args: &Args, files: &Files, out: &Output) -> Result<Report> {
-    check_om(&args.model)?;
+/// Finds the jobs, given what the models take, which is asked for only where it matters.
+type Jobs<'a> = dyn Fn(&mut dyn FnMut() -> Result<Vec<Takes>>) -> Result<Vec<Job>> + 'a;
+
+fn on_npus(args: &Args, jobs: &Jobs<'_>, out: &Output) -> Result<Vec<(usize, Report)>> {
+    args.models.iter().try_for_each(|path| check_om(path))?;
     let gear = gear(args.dym_batch, args.dym_dims.as_deref())?;
     let session = args.devices.start(out)?;
-    let plan = Plan {
-        model: &args.model,
-        devices: session.devices.clone(),
-        threads: args.devices.threads as usize,
-        gear,
-        warmups: args.warmup_count as usize,
-        repeats: args.repeats as usize,
-        flow: if args.blocking { Flow::Blocking } else { Flow::Overlapped },
+    let outcome = run_jobs(args, &session, gear.as_ref(), jobs, out);
+    let failure = match &outcome {
+        Ok(reports) => reports
+            .iter()
+            .find_map(|(_, report)| report.ran.failure.as_ref())
+            .and_then(NpuError::call),
+        Err(error) => super::npu::call(error),
     };
-    let outcome = {
-        let stop = interruptible()?;
-        let progress = Progress::start(out, "load the model");
-        let count = count(&progress, "run");
-        run_compiled(&session.runtime, &plan, files, args.batchsize, &stop, &count)
-    };
-    match outcome {
-        Ok(report) => {
-            let failure = report.ran.failure.as_ref().and_then(NpuError::call);
-            session.finish(failure, out);
-            Ok(report)
-        }
-        Err(error) => {
-            session.finish(super::npu::call(&error), out);
-            Err(error)
-        }
-    }
+    session.finish(failure, out);
+    outcome
 }
 
-fn on_cpu(args: &Args, files: &Files, out: &Output) -> Result<Report> {
+fn run_jobs(
+    args: &Args,
+    session: &Session,
+    gear: Option<&Gear>,
+    jobs: &Jobs<'_>,
+    out: &Output,
+) -> Result<Vec<(usize, Report)>> {
+    let jobs = jobs(&mut || {
+        let first = session.devices.first().copied().context("there is no device")?;
+        let takes = |path: &PathBuf| {
+            let found = onnxfix_npu::interface(&session.runtime, first, path, gear.cloned())?;
+            let dims = found.inputs.first().map(|slot| slot.dims.clone()).unwrap_or_default();
+            let size = |axis: usize| dims.get(axis).and_then(|&d| u64::try_from(d).ok());
+            Ok(Takes { name: path.display().to_string(), batch: size(0), length: size(1) })
+        };
+        args.models.iter().map(takes).collect()
+    })?;
+    let stop = interruptible()?;
+    let progress = Progress::start(out, "load the model");
+    let count = count(&progress, "run");
+    let mut reports = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        let plan = Plan {
+            model: &args.models[job.model],
+            devices: session.devices.clone(),
+            threads: args.threads.threads as usize,
+            gear: gear.cloned(),
+            warmups: args.warmup_count as usize,
+            repeats: args.repeats as usize,
+            flow: if args.blocking { Flow::Blocking } else { Flow::Overlapped },
+        };
+        let report = run_compiled(&session.runtime, &plan, &job.source, job.batch, &stop, &count)?;
+        let complete = report.is_complete();
+        reports.push((job.model, report));
+        if !complete {
+            break;
+        }
+    }
+    Ok(reports)
+}
+
+fn on_cpu(args: &Args, jobs: &Jobs<'_>, out: &Output) -> Result<Vec<(usize, Report)>> {
     if let Some(flag) =
         [("--dym-batch", args.dym_batch.is_some()), ("--dym-dims", args.dym_dims.is_some())]
             .iter()
@@ -281,31 +373,146 @@ fn on_cpu(args: &Args, files: &Files, out: &Output) -> Result<Report> {
             "{flag} chooses a gear of a compiled model (.om); give a model for the CPU --input-shape"
         );
     }
-    let model = subject(&args.model, "run")?;
-    let (shapes, dims) = args.shapes.numbers("run", &[&model])?;
-    let specs = input_specs(&model, &shapes, &dims, args.batchsize)?;
+    let models =
+        args.models.iter().map(|path| subject(path, "run")).collect::<Result<Vec<Subject>>>()?;
+    let (shapes, dims) = args.shapes.numbers("run", &models.iter().collect::<Vec<_>>())?;
+    let jobs = jobs(&mut || Ok(models.iter().map(takes).collect()))?;
     let cpu = Cpu {
-        threads: args.devices.threads as usize,
+        threads: args.threads.threads as usize,
         warmups: args.warmup_count as usize,
         repeats: args.repeats as usize,
     };
     let stop = interruptible()?;
     let progress = Progress::start(out, "load the model");
     let count = count(&progress, "run");
-    run_on_cpu(&model, &specs, cpu, files, args.batchsize, &stop, &count)
+    let mut reports = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        let model = &models[job.model];
+        let mut shapes = shapes.clone();
+        if let (Some(batch), Some(length)) = (job.batch, job.length) {
+            shapes = rows(model, batch, length);
+        }
+        let specs = input_specs(model, &shapes, &dims, job.batch)?;
+        let report = run_on_cpu(model, &specs, cpu, &job.source, job.batch, &stop, &count)?;
+        let complete = report.is_complete();
+        reports.push((job.model, report));
+        if !complete {
+            break;
+        }
+    }
+    Ok(reports)
+}
+
+/// What the first input of a model that is not compiled takes.
+fn takes(subject: &Subject) -> Takes {
+    let model = &subject.model;
+    let shape = inputs(model).first().and_then(|&input| model[input].shape());
+    let size = |axis: usize| {
+        let dim = shape.and_then(|shape| shape.0.get(axis)).and_then(Dim::fixed);
+        dim.and_then(|dim| u64::try_from(dim).ok())
+    };
+    Takes { name: subject.name.clone(), batch: size(0), length: size(1) }
+}
+
+/// The shapes of all inputs that have rows of tokens.
+fn rows(subject: &Subject, batch: u64, length: u64) -> Vec<InputShape> {
+    let model = &subject.model;
+    let all = inputs(model).into_iter();
+    let has_rows = all.filter(|&input| model[input].shape().is_none_or(|s| s.rank() == 2));
+    let shape = |input: ValueId| InputShape {
+        name: model[input].name().to_string(),
+        dims: vec![batch.cast_signed(), length.cast_signed()],
+    };
+    has_rows.map(shape).collect()
+}
+
+impl Prepared {
+    /// Files of all parts.
+    fn batches(&self) -> usize {
+        let parts = self.manifest.splits.iter().flat_map(|split| &split.parts);
+        parts.map(|part| part.batches).sum()
+    }
 }
 
 impl Args {
+    /// The data set, where --input is one that was prepared.
+    fn prepared(&self) -> Result<Option<Prepared>> {
+        let folder = match &self.input[..] {
+            [folder] if Manifest::is_in(folder) => folder.clone(),
+            _ if self.models.len() > 1 => {
+                bail!(
+                    "several models go together on a folder that `onnxfix prepare` wrote: give it as --input"
+                )
+            }
+            _ => return Ok(None),
+        };
+        let manifest = Manifest::open(&folder).context("--input")?;
+        Ok(Some(Prepared { folder, manifest }))
+    }
+
+    fn target(&self, folder: &Folder) -> Target {
+        Target {
+            folder: folder.path.clone(),
+            format: match self.outfmt {
+                OutFormat::Bin => Format::Bin,
+                OutFormat::Npy => Format::Npy,
+                OutFormat::Txt => Format::Text,
+            },
+            axis: self.output_batchsize_axis,
+        }
+    }
+
+    fn jobs(
+        &self,
+        prepared: Option<&Prepared>,
+        target: Option<Target>,
+        takes: &mut dyn FnMut() -> Result<Vec<Takes>>,
+    ) -> Result<Vec<Job>> {
+        let Some(Prepared { folder, manifest }) = prepared else {
+            let source = if self.input.is_empty() {
+                let data = match self.pure_data_type {
+                    PureType::Zero => PureData::Zero,
+                    PureType::Random => PureData::Random,
+                };
+                Source::Made { data, batches: 1, target }
+            } else {
+                Source::Files(vec![Batches {
+                    inputs: self.input.clone(),
+                    bin_dtype: self.bin_dtype,
+                    target,
+                    part: String::new(),
+                    samples: None,
+                }])
+            };
+            return Ok(vec![Job { model: 0, length: None, batch: self.batchsize, source }]);
+        };
+        for (flag, given) in
+            [("--bin-dtype", self.bin_dtype.is_some()), ("--batchsize", self.batchsize.is_some())]
+        {
+            if given {
+                bail!("{flag}: {} is prepared, and that says it", folder.display());
+            }
+        }
+        let found = routes(folder, manifest, &takes()?, target.as_ref())?;
+        let job = |route: Route| Job {
+            model: route.model,
+            length: Some(route.length),
+            batch: Some(manifest.batch as u64),
+            source: Source::Files(route.batches),
+        };
+        Ok(found.into_iter().map(job).collect())
+    }
+
     fn recorded(&self) -> Recorded<'_> {
         Recorded {
-            model: self.model.display().to_string(),
+            model: names(&self.models),
             input: self.input.iter().map(|path| path.display().to_string()).collect(),
             output: self.output.as_ref().map(|path| path.display().to_string()),
             outfmt: format!("{:?}", self.outfmt).to_uppercase(),
             repeats: self.repeats,
             warmup_count: self.warmup_count,
             batchsize: self.batchsize,
-            threads: self.devices.threads,
+            threads: self.threads.threads,
             dym_batch: self.dym_batch,
             dym_dims: self.dym_dims.as_deref(),
             blocking: self.blocking,

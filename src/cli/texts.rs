@@ -1,14 +1,19 @@
 //! What the commands on texts share: tokenizers, data sets, label orders.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use onnxfix_task::dataset::{self, DataSet, Oddity, Split, Task};
+use onnxfix_task::features::Holds;
 use onnxfix_task::labels::LabelOrder;
 use onnxfix_task::tokenizer::{Tokenizer, TokenizerError};
 
+use super::npu::{Devices, Session, call, check_om};
 use super::output::Output;
+use crate::classify::Classifier;
+use crate::engine::Lowering;
+use crate::run::is_compiled;
 
 /// How many of the lines with one oddity are named.
 const NAMED: usize = 5;
@@ -142,6 +147,58 @@ pub(crate) fn label_order(
         (None, None) => None,
     };
     Ok(found.unwrap_or_else(|| LabelOrder::of(task)))
+}
+
+/// Models that take tokens, opened where they run: on the CPU, or compiled ones on NPUs.
+pub(crate) struct Opened {
+    pub(crate) model: Classifier,
+    session: Option<Session>,
+}
+
+impl Opened {
+    /// Opens models: all compiled, or none. `holds` tells what an input of a compiled one holds, by its name.
+    ///
+    /// # Errors
+    /// When one cannot be read, or there is no device.
+    pub(crate) fn new(
+        paths: &[PathBuf],
+        lowering: Lowering,
+        devices: &Devices,
+        holds: &dyn Fn(&str) -> Option<Holds>,
+        out: &Output,
+    ) -> Result<Opened> {
+        let compiled = paths.iter().filter(|path| is_compiled(path)).count();
+        if compiled == 0 {
+            return Ok(Opened { model: Classifier::open(paths, lowering)?, session: None });
+        }
+        if compiled < paths.len() {
+            bail!("compiled models (.om) run on NPUs and others on the CPU: give only one kind");
+        }
+        if lowering == Lowering::Half {
+            bail!("--half is for the CPU: a compiled model computes in what it was compiled for");
+        }
+        paths.iter().try_for_each(|path| check_om(path))?;
+        let session = devices.start(out)?;
+        let npus = session.npus()?;
+        match Classifier::open_compiled(paths, npus, holds) {
+            Ok(model) => Ok(Opened { model, session: Some(session) }),
+            Err(error) => {
+                session.finish(call(&error), out);
+                Err(error)
+            }
+        }
+    }
+
+    /// Releases the devices, whatever became of the work.
+    pub(crate) fn finish<T>(self, outcome: Result<T>, out: &Output) -> Result<T> {
+        let Opened { model, session } = self;
+        // The devices are shared with the session, which ends them.
+        drop(model);
+        if let Some(session) = session {
+            session.finish(outcome.as_ref().err().and_then(call), out);
+        }
+        outcome
+    }
 }
 
 /// Lengths in ascending order, each once.

@@ -1,6 +1,6 @@
 //! The file that tells what to do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -132,6 +132,9 @@ pub struct Config {
     pub batches: Vec<usize>,
     /// Tokens of a sample; what the published model takes where it is missing.
     pub max_length: Option<usize>,
+    /// Shorter lengths, each with a model of its own: a sample runs in the shortest that holds it.
+    #[serde(default)]
+    pub buckets: Vec<usize>,
     /// Chip to compile for.
     #[serde(default = "default_soc")]
     pub soc: String,
@@ -198,16 +201,27 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Reads a file.
+    /// Reads a file. Each of `settings` replaces one of the file's: `batches=[1,8]`, `args.atc=["--keep"]`; what is no value of
+    /// TOML is text.
     ///
     /// # Errors
-    /// When it cannot be read or says something that cannot be.
-    pub fn open(path: &Path) -> Result<Config, ConfigError> {
+    /// When it cannot be read, or it or a setting says something that cannot be.
+    pub fn open(path: &Path, settings: &[String]) -> Result<Config, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Io { path: path.to_path_buf(), source })?;
         let malformed = |why: String| ConfigError::Malformed { path: path.to_path_buf(), why };
-        let mut config: Config =
-            toml::from_str(&text).map_err(|e| malformed(e.to_string().trim_end().to_owned()))?;
+        let told = |e: toml::de::Error| malformed(e.to_string().trim_end().to_owned());
+        let mut config: Config = if settings.is_empty() {
+            // Read at once, errors have line and column.
+            toml::from_str(&text).map_err(told)?
+        } else {
+            let mut table: toml::Table = toml::from_str(&text).map_err(told)?;
+            for setting in settings {
+                set(&mut table, setting).map_err(malformed)?;
+            }
+            let from_table = |e: toml::de::Error| malformed(format!("with its settings: {e}"));
+            table.try_into().map_err(from_table)?
+        };
         let base = path.parent().unwrap_or(Path::new(""));
         let from_here = |path: &mut PathBuf| *path = base.join(&path);
         for path in [&mut config.data, &mut config.work, &mut config.tools] {
@@ -220,6 +234,10 @@ impl Config {
         }
         if config.batches.is_empty() || config.batches.contains(&0) {
             return Err(malformed("batches: at least one, and each at least 1".to_owned()));
+        }
+        let longest = config.length();
+        if config.buckets.iter().any(|&length| length == 0 || length > longest) {
+            return Err(malformed(format!("buckets: lengths from 1 to max_length, {longest}")));
         }
         if config.text.len() > 2 {
             return Err(malformed("text: one text, or two for a pair".to_owned()));
@@ -251,11 +269,40 @@ impl Config {
             .collect()
     }
 
-    /// The tokens of a sample.
+    /// The most tokens of a sample.
     #[must_use]
     pub fn length(&self) -> usize {
         self.max_length.unwrap_or(self.task.max_length())
     }
+
+    /// All lengths that samples have, ascending.
+    #[must_use]
+    pub fn lengths(&self) -> Vec<usize> {
+        let all: BTreeSet<usize> = self.buckets.iter().copied().chain([self.length()]).collect();
+        all.into_iter().collect()
+    }
+}
+
+/// Puts a setting such as `args.atc=["--keep"]` in the place of what the file says.
+fn set(table: &mut toml::Table, setting: &str) -> Result<(), String> {
+    let (key, text) =
+        setting.split_once('=').ok_or_else(|| format!("--set {setting}: no KEY=VALUE"))?;
+    let parsed = toml::from_str::<toml::Table>(&format!("value = {text}"));
+    let value = parsed.ok().and_then(|mut table| table.remove("value"));
+    let value = value.unwrap_or_else(|| toml::Value::String(text.to_owned()));
+    let mut place = table;
+    let mut path = key.split('.').peekable();
+    while let Some(name) = path.next() {
+        if path.peek().is_none() {
+            place.insert(name.to_owned(), value);
+            return Ok(());
+        }
+        let inner = place.entry(name).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        place = inner
+            .as_table_mut()
+            .ok_or_else(|| format!("--set {setting}: {name} has no settings within"))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -266,7 +313,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.toml");
         std::fs::write(&path, text).unwrap();
-        Config::open(&path)
+        Config::open(&path, &[])
     }
 
     const LEAST: &str = "name = \"x\"\ntask = \"sst2\"\ndata = \"d\"\nwork = \"w\"\n";
@@ -292,10 +339,36 @@ mod tests {
     }
 
     #[test]
+    fn settings_replace_what_the_file_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.toml");
+        std::fs::write(&path, format!("{LEAST}model = \"m\"\n[args]\natc = [\"--log\"]\n"))
+            .unwrap();
+        let with = |settings: &[&str]| {
+            let settings: Vec<String> = settings.iter().map(|&s| s.to_owned()).collect();
+            Config::open(&path, &settings)
+        };
+        let config =
+            with(&["batches=[1, 8]", "model=n=1.onnx", "args.atc=[]", "buckets=[64]"]).unwrap();
+        assert_eq!((&config.batches[..], config.lengths()), (&[1, 8][..], vec![64, 128]));
+        assert_eq!(config.model.unwrap(), folder.path().join("n=1.onnx"));
+        assert!(config.args[&Stage::Atc].is_empty());
+        for (wrong, said) in [
+            ("batches", "no KEY=VALUE"),
+            ("name.x=1", "name has no settings within"),
+            ("batch=1", "unknown field `batch`"),
+            ("buckets=[129]", "lengths from 1 to max_length, 128"),
+        ] {
+            let error = with(&[wrong]).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
+    }
+
+    #[test]
     fn the_examples_can_be_read() {
         for name in ["convbert_sst2.toml", "deberta_mnli.toml"] {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name);
-            Config::open(&path).unwrap();
+            Config::open(&path, &[]).unwrap();
         }
     }
 }

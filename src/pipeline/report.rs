@@ -43,8 +43,8 @@ pub struct Report {
     pub name: String,
     /// How much of the chain.
     pub mode: Mode,
-    /// Where the model was timed: `npu` or `cpu`.
-    pub timed_on: &'static str,
+    /// What ran the model: `tract on the CPU`, the chip's name, or `simulated device (NAME)`; none where nothing ran.
+    pub device: Option<String>,
     /// The table.
     pub table: Vec<Cell>,
     /// What *predict* said.
@@ -86,11 +86,19 @@ impl Report {
                 fps: bench.as_ref().and_then(throughput),
             }
         };
-        let on_npu = config.chosen(mode).contains(&super::Stage::Atc);
+        let ran_on = |batch: &usize| {
+            let said = [
+                (format!("bench_bs{batch}"), places.bench(*batch)),
+                (format!("run_bs{batch}"), places.ran(*batch)),
+                (format!("eval_bs{batch}"), places.eval(*batch).join("result.json")),
+            ];
+            said.into_iter().filter(|(step, _)| fresh(step)).find_map(|(_, path)| device(&path))
+        };
+        let device = config.batches.iter().find_map(ran_on);
         Report {
             name: config.name.clone(),
             mode,
-            timed_on: if on_npu { "npu" } else { "cpu" },
+            device,
             table: batches.into_iter().map(cell).collect(),
             prediction: json(&places.predict()).filter(|_| fresh("predict")),
             steps,
@@ -144,6 +152,9 @@ impl Report {
             }
             text.push('\n');
         }
+        if let Some(device) = &self.device {
+            let _ = writeln!(text, "\nours: {device}");
+        }
         text
     }
 
@@ -171,10 +182,10 @@ impl Report {
              body{{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem}}\
              table{{border-collapse:collapse;margin:1rem 0}}td,th{{border-bottom:1px solid #ccc;padding:.3rem .8rem;text-align:left}}\
              code{{font-size:13px;overflow-wrap:anywhere}}.failed{{color:#b00020}}</style>\n<h1>{0}</h1>\n\
-             <p>Mode {1}; our frames per second were measured on the {2}. A dash is a cell that nobody measured.</p>\n",
+             <p>Mode {1}; ours ran on: {2}. A dash is a cell that nobody measured.</p>\n",
             Text(&self.name),
             self.mode.name(),
-            if self.timed_on == "npu" { "NPU" } else { "CPU, in tract" }
+            Text(self.device.as_deref().unwrap_or("nothing"))
         );
         page.push_str("<table><tr>");
         for name in HEADER {
@@ -221,6 +232,14 @@ fn accuracies(result: &Value) -> Vec<(Split, f64)> {
     result.get("splits").and_then(Value::as_array).into_iter().flatten().filter_map(one).collect()
 }
 
+/// What ran a model, as the result of a command says.
+fn device(path: &Path) -> Option<String> {
+    let result = json(path)?;
+    let runs = result.get("runs").and_then(|runs| runs.get(0)).unwrap_or(&result);
+    let said = runs.get("device").or_else(|| runs.get("engine"))?;
+    said.as_str().map(str::to_owned)
+}
+
 /// Samples per second in what `onnxfix bench` printed; none on a simulated device, whose times mean nothing.
 fn throughput(result: &Value) -> Option<f64> {
     result.get("models")?.get(0)?.get("fps")?.as_f64()
@@ -243,7 +262,7 @@ mod tests {
         let report = Report {
             name: "<x>".to_owned(),
             mode: Mode::WholeInfer,
-            timed_on: "cpu",
+            device: Some("tract on the CPU".to_owned()),
             table: vec![cell(1, vec![(Split::Match, 0.5)], Some(123.456)), cell(4, vec![], None)],
             prediction: None,
             steps: Vec::new(),
@@ -253,6 +272,8 @@ mod tests {
         Model    Published accuracy             Our accuracy  Published fps  Our fps
         <x> bs1  match 90.46%, mismatch 90.71%  match 50.00%  4.06           123.46
         <x> bs4  match 90.46%, mismatch 90.71%  –             4.06           –
+
+        ours: tract on the CPU
         ");
         assert!(report.html().contains("<td>&lt;x&gt; bs4</td>"));
     }

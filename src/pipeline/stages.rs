@@ -1,11 +1,11 @@
 //! The commands of each stage.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use onnxfix_ir::LoadOptions;
 use onnxfix_task::dataset;
-use onnxfix_task::prepare::Manifest;
 use onnxfix_task::tokenizer;
 
 use super::config::{Config, Mode, Stage};
@@ -27,9 +27,24 @@ pub(super) struct Step {
     pub(super) result: Option<PathBuf>,
 }
 
+/// A model of the chain: for a batch and, where there are several, a length.
+#[derive(Debug, Clone, Copy)]
+struct Variant {
+    batch: usize,
+    length: usize,
+    alone: bool,
+}
+
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "bs{}", self.batch)?;
+        if self.alone { Ok(()) } else { write!(f, "_seq{}", self.length) }
+    }
+}
+
 impl Step {
-    fn of(stage: Stage, batch: Option<usize>) -> Step {
-        let name = batch.map_or(stage.to_string(), |batch| format!("{stage}_bs{batch}"));
+    fn of(stage: Stage, of: Option<String>) -> Step {
+        let name = of.map_or(stage.to_string(), |of| format!("{stage}_{of}"));
         let (command, reads, writes) = (Vec::new(), Vec::new(), Vec::new());
         Step { name, command, reads, writes, result: None }
     }
@@ -75,12 +90,25 @@ impl<'a> Places<'a> {
         given.unwrap_or_else(|| if self.has(Stage::Export) { self.checkpoint() } else { beside() })
     }
 
-    fn optimized(&self, batch: usize) -> PathBuf {
-        self.in_work(format!("model_bs{batch}.opt.onnx"))
+    /// The models of a batch, one for each length.
+    fn variants(&self, batch: usize) -> Vec<Variant> {
+        let lengths = self.config.lengths();
+        let alone = lengths.len() == 1;
+        lengths.into_iter().map(|length| Variant { batch, length, alone }).collect()
     }
 
-    fn om(&self, batch: usize) -> PathBuf {
-        self.in_work(format!("model_bs{batch}.om"))
+    /// The model of a batch that holds every sample.
+    fn longest(&self, batch: usize) -> Variant {
+        let length = self.config.length();
+        Variant { batch, length, alone: self.config.lengths().len() == 1 }
+    }
+
+    fn optimized(&self, of: Variant) -> PathBuf {
+        self.in_work(format!("model_{of}.opt.onnx"))
+    }
+
+    fn om(&self, of: Variant) -> PathBuf {
+        self.in_work(format!("model_{of}.om"))
     }
 
     fn data(&self, batch: usize) -> PathBuf {
@@ -88,12 +116,17 @@ impl<'a> Places<'a> {
     }
 
     fn results(&self, batch: usize) -> PathBuf {
-        self.in_work(format!("results_bs{batch}"))
+        self.in_work(format!("results_bs{batch}/run"))
     }
 
     /// Where the result of *eval* is.
     pub(super) fn eval(&self, batch: usize) -> PathBuf {
         self.in_work(format!("eval_bs{batch}"))
+    }
+
+    /// What *run* printed.
+    pub(super) fn ran(&self, batch: usize) -> PathBuf {
+        self.in_work(format!("run_bs{batch}.json"))
     }
 
     /// What *bench* printed.
@@ -107,13 +140,13 @@ impl<'a> Places<'a> {
     }
 
     /// The model that runs: compiled where the chain compiles, else on the CPU.
-    fn runs(&self, batch: usize) -> PathBuf {
-        if self.has(Stage::Atc) { self.om(batch) } else { self.optimized(batch) }
+    fn runs(&self, of: Variant) -> PathBuf {
+        if self.has(Stage::Atc) { self.om(of) } else { self.optimized(of) }
     }
 
     /// A command of this program.
-    fn own(&self, stage: Stage, batch: Option<usize>, words: &[&dyn Word]) -> Step {
-        let mut step = Step::of(stage, batch);
+    fn own(&self, stage: Stage, of: Option<String>, words: &[&dyn Word]) -> Step {
+        let mut step = Step::of(stage, of);
         step.command.push(self.program.clone());
         step.command.push("--quiet".to_owned());
         step.command.extend(words.iter().map(|word| word.text()));
@@ -135,20 +168,18 @@ impl<'a> Places<'a> {
     /// The commands of a stage. What earlier stages wrote is there.
     pub(super) fn steps(&self, stage: Stage) -> Result<Vec<Step>> {
         let batches = self.config.batches.iter().copied();
+        let variants = batches.clone().flat_map(|batch| self.variants(batch));
         match stage {
             Stage::Train => Ok(vec![self.train()]),
             Stage::Export => Ok(vec![self.export()]),
             Stage::Optimize => {
                 let names = self.input_names()?;
-                Ok(batches.map(|batch| self.optimize(batch, &names)).collect())
+                Ok(variants.map(|of| self.optimize(of, &names)).collect())
             }
-            Stage::Verify => Ok(batches.map(|batch| self.verify(batch)).collect()),
+            Stage::Verify => Ok(variants.map(|of| self.verify(of)).collect()),
             Stage::Prepare => batches.map(|batch| self.prepare(batch)).collect(),
-            Stage::Atc => Ok(batches.map(|batch| self.atc(batch)).collect()),
-            Stage::Run => {
-                let steps: Result<Vec<Vec<Step>>> = batches.map(|batch| self.run(batch)).collect();
-                Ok(steps?.into_iter().flatten().collect())
-            }
+            Stage::Atc => Ok(variants.map(|of| self.atc(of)).collect()),
+            Stage::Run => Ok(batches.map(|batch| self.run(batch)).collect()),
             Stage::Eval => Ok(batches.map(|batch| self.evaluate(batch)).collect()),
             Stage::Predict => Ok(vec![self.ask()]),
             Stage::Bench => Ok(batches.map(|batch| self.measure(batch)).collect()),
@@ -202,31 +233,31 @@ impl<'a> Places<'a> {
         step
     }
 
-    fn optimize(&self, batch: usize, names: &[String]) -> Step {
-        let (model, out) = (self.model(), self.optimized(batch));
-        let length = self.config.length();
+    fn optimize(&self, of: Variant, names: &[String]) -> Step {
+        let (model, out) = (self.model(), self.optimized(of));
+        let Variant { batch, length, .. } = of;
         let shapes: Vec<String> =
             names.iter().map(|name| format!("{name}:{batch},{length}")).collect();
         let words: [&dyn Word; 6] =
             [&"optimize", &model, &"-o", &out, &"--input-shape", &shapes.join(";")];
-        let mut step = self.own(Stage::Optimize, Some(batch), &words);
+        let mut step = self.own(Stage::Optimize, Some(of.to_string()), &words);
         step.reads.push(model);
         step.writes.push(out);
         step
     }
 
-    fn verify(&self, batch: usize) -> Step {
-        let (after, before) = (self.optimized(batch), self.model());
+    fn verify(&self, of: Variant) -> Step {
+        let (after, before) = (self.optimized(of), self.model());
         let words: [&dyn Word; 5] = [&"verify", &after, &"--against", &before, &"--json"];
-        let mut step = self.own(Stage::Verify, Some(batch), &words);
+        let mut step = self.own(Stage::Verify, Some(of.to_string()), &words);
         step.reads.extend([after, before]);
-        step.result = Some(self.in_work(format!("verify_bs{batch}.json")));
+        step.result = Some(self.in_work(format!("verify_{of}.json")));
         step
     }
 
     fn prepare(&self, batch: usize) -> Result<Step> {
         let (data, tokenizer) = (self.config.data.clone(), self.tokenizer());
-        let (model, out) = (self.optimized(batch), self.data(batch));
+        let (model, out) = (self.optimized(self.longest(batch)), self.data(batch));
         let mut words: Vec<&dyn Word> = vec![
             &"prepare",
             &self.config.task,
@@ -241,11 +272,16 @@ impl<'a> Places<'a> {
             &"--output",
             &out,
         ];
+        let buckets: Vec<String> = self.config.buckets.iter().map(usize::to_string).collect();
+        let buckets = buckets.join(",");
+        if !buckets.is_empty() {
+            words.extend([&"--buckets" as &dyn Word, &buckets]);
+        }
         let limit = self.mode.few().map(|(_, samples)| samples);
         if let Some(limit) = &limit {
             words.extend([&"--limit" as &dyn Word, limit]);
         }
-        let mut step = self.own(Stage::Prepare, Some(batch), &words);
+        let mut step = self.own(Stage::Prepare, Some(format!("bs{batch}")), &words);
         let found = dataset::find(self.config.task, &data).context("data")?;
         step.reads.extend(found.into_iter().map(|(_, path)| path));
         step.reads.extend(tokenizer::file(&tokenizer).ok());
@@ -254,67 +290,53 @@ impl<'a> Places<'a> {
         Ok(step)
     }
 
-    fn atc(&self, batch: usize) -> Step {
-        let (model, om) = (self.optimized(batch), self.om(batch));
+    fn atc(&self, of: Variant) -> Step {
+        let (model, om) = (self.optimized(of), self.om(of));
         let words: [&dyn Word; 8] =
-            [&"atc", &model, &"--batch", &batch, &"--soc", &self.config.soc, &"--output", &om];
-        let mut step = self.own(Stage::Atc, Some(batch), &words);
+            [&"atc", &model, &"--batch", &of.batch, &"--soc", &self.config.soc, &"--output", &om];
+        let mut step = self.own(Stage::Atc, Some(of.to_string()), &words);
         step.reads.push(model);
         step.writes.push(om);
         step
     }
 
-    /// A run for each part of the data set: their results are told apart by folder.
-    fn run(&self, batch: usize) -> Result<Vec<Step>> {
-        let (model, data) = (self.runs(batch), self.data(batch));
-        let manifest = Manifest::open(&data)?;
-        let mut steps = Vec::new();
-        for split in &manifest.splits {
-            for part in &split.parts {
-                let folder = data.join(&part.folder);
-                let inputs: Vec<String> =
-                    manifest.inputs.iter().map(|i| folder.join(&i.name).text()).collect();
-                let out = self.results(batch).join(&part.folder);
-                let words: [&dyn Word; 9] = [
-                    &"run",
-                    &model,
-                    &"--input",
-                    &inputs.join(","),
-                    &"--output",
-                    &out,
-                    &"--output-dirname",
-                    &"run",
-                    &"--json",
-                ];
-                let mut step = self.own(Stage::Run, Some(batch), &words);
-                let folder = part.folder.replace('/', "_");
-                step.name = format!("{}_{folder}", step.name);
-                step.reads.extend([model.clone(), data.join(onnxfix_task::prepare::MANIFEST)]);
-                step.writes.push(out.join("run"));
-                step.result = Some(self.in_work(format!("{}.json", step.name)));
-                steps.push(step);
-            }
-        }
-        Ok(steps)
+    /// A run on all parts of the data set, each length on its model.
+    fn run(&self, batch: usize) -> Step {
+        let (data, out) = (self.data(batch), self.in_work(format!("results_bs{batch}")));
+        let models: Vec<PathBuf> =
+            self.variants(batch).into_iter().map(|of| self.runs(of)).collect();
+        let mut words: Vec<&dyn Word> = vec![&"run"];
+        words.extend(models.iter().map(|model| model as &dyn Word));
+        words.extend([&"--input" as &dyn Word, &data, &"--output", &out]);
+        words.extend([&"--output-dirname" as &dyn Word, &"run", &"--json"]);
+        let name = format!("bs{batch}");
+        let mut step = self.own(Stage::Run, Some(name), &words);
+        step.reads = models;
+        step.reads.push(data.join(onnxfix_task::prepare::MANIFEST));
+        step.writes.push(self.results(batch));
+        step.result = Some(self.ran(batch));
+        step
     }
 
     fn evaluate(&self, batch: usize) -> Step {
         let (data, out) = (self.data(batch), self.eval(batch));
-        let (model, results) = (self.runs(batch), self.results(batch));
+        let results = self.results(batch);
+        let models: Vec<PathBuf> =
+            self.variants(batch).into_iter().map(|of| self.runs(of)).collect();
         let labels = self.config.labels.join(",");
         let mut words: Vec<&dyn Word> = vec![&"eval"];
         if self.has(Stage::Run) {
             words.extend([&"--outputs" as &dyn Word, &results]);
         } else {
-            words.push(&model);
+            words.extend(models.iter().map(|model| model as &dyn Word));
         }
         words.extend([&"--data" as &dyn Word, &data, &"--output", &out]);
         if !labels.is_empty() {
             words.extend([&"--labels" as &dyn Word, &labels]);
         }
-        let mut step = self.own(Stage::Eval, Some(batch), &words);
+        let mut step = self.own(Stage::Eval, Some(format!("bs{batch}")), &words);
         step.reads.push(data.join(onnxfix_task::prepare::MANIFEST));
-        step.reads.push(if self.has(Stage::Run) { results } else { model });
+        step.reads.extend(if self.has(Stage::Run) { vec![results] } else { models });
         step.writes.push(out.join("result.json"));
         step
     }
@@ -336,11 +358,11 @@ impl<'a> Places<'a> {
     }
 
     fn measure(&self, batch: usize) -> Step {
-        let model = self.runs(batch);
+        let model = self.runs(self.longest(batch));
         // The guides time 20 runs on an NPU; on a CPU that would take long.
         let runs = if self.has(Stage::Atc) { "20" } else { "5" };
         let words: [&dyn Word; 5] = [&"bench", &model, &"--loop", &runs, &"--json"];
-        let mut step = self.own(Stage::Bench, Some(batch), &words);
+        let mut step = self.own(Stage::Bench, Some(format!("bs{batch}")), &words);
         step.reads.push(model);
         step.result = Some(self.bench(batch));
         step

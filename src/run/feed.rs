@@ -39,12 +39,46 @@ pub struct SampleFiles {
     pub outfiles: Vec<String>,
 }
 
+/// Files that go in together, and where their results go.
+#[derive(Debug, Clone)]
+pub struct Batches {
+    /// Files or folders.
+    pub inputs: Vec<PathBuf>,
+    /// Type of the elements of `.bin` files; none for that of the input.
+    pub bin_dtype: Option<DataType>,
+    /// Where results go; none to drop them.
+    pub target: Option<Target>,
+    /// What tells its samples from those of other parts of the run: nothing, or a name such as `match/64`.
+    pub part: String,
+    /// Samples, where a file has several and the last one is filled up; none to count files.
+    pub samples: Option<usize>,
+}
+
 /// Where batches come from.
 #[derive(Debug)]
 enum From {
-    Files(Inputs),
+    Files(Vec<Part>),
     /// As many batches as there are to be, and the packed inputs of all of them.
-    Made(usize, Vec<Vec<u8>>),
+    Made(usize, Vec<Vec<u8>>, Option<Outputs>),
+}
+
+/// A part of a run on files.
+#[derive(Debug)]
+struct Part {
+    inputs: Inputs,
+    /// Number of its first batch in the run.
+    first: usize,
+    target: Option<Outputs>,
+    name: String,
+    samples: Option<usize>,
+}
+
+impl Part {
+    /// What a sample is called in the summary.
+    fn name(&self, sample: usize) -> String {
+        let name = self.inputs.name(sample);
+        if self.name.is_empty() { name } else { format!("{}/{name}", self.name) }
+    }
 }
 
 /// The batches of a run and where their results go.
@@ -52,38 +86,40 @@ enum From {
 pub struct Feed {
     from: From,
     slots: Vec<Slot>,
-    target: Option<Outputs>,
     /// The files that were read and written, by the name of the sample.
     files: Mutex<BTreeMap<String, SampleFiles>>,
 }
 
 impl Feed {
-    /// Batches of files, see [`Inputs::open`]. `bin_dtype` is the type of the elements of `.bin` files, where it is not that of
-    /// the input.
+    /// Batches of files, part after part; see [`Inputs::open`].
     ///
     /// # Errors
-    /// When the files do not go with the model, or the folder for results cannot be made.
-    pub fn of_files(
-        interface: &Interface,
-        paths: &[PathBuf],
-        bin_dtype: Option<DataType>,
-        target: Option<&Target>,
-    ) -> Result<Feed> {
-        let inputs = Inputs::open(&interface.inputs, paths, bin_dtype)?;
-        if inputs.is_empty() {
-            bail!("there is no sample in {}", paths[0].display());
-        }
-        let mut names = HashSet::new();
-        for sample in 0..inputs.len() {
-            let name = inputs.name(sample);
-            if target.is_some() && !names.insert(name.clone()) {
-                bail!(
-                    "two samples would both write results called {name:?}_0, the second {}: names count up to the first dot",
-                    inputs.files(sample)[0].display()
-                );
+    /// When files do not go with the model, or a folder for results cannot be made.
+    pub fn of_files(interface: &Interface, batches: &[Batches]) -> Result<Feed> {
+        let mut parts = Vec::with_capacity(batches.len());
+        let mut first = 0;
+        for part in batches {
+            let inputs = Inputs::open(&interface.inputs, &part.inputs, part.bin_dtype)?;
+            if inputs.is_empty() {
+                bail!("there is no sample in {}", part.inputs[0].display());
             }
+            let mut names = HashSet::new();
+            for sample in 0..inputs.len() {
+                let name = inputs.name(sample);
+                if part.target.is_some() && !names.insert(name.clone()) {
+                    bail!(
+                        "two samples would both write results called {name:?}_0, the second {}: names count up to the first dot",
+                        inputs.files(sample)[0].display()
+                    );
+                }
+            }
+            let (name, samples) = (part.part.clone(), part.samples);
+            let target = part.target.as_ref().map(outputs).transpose()?;
+            let next = first + inputs.batches();
+            parts.push(Part { inputs, first, target, name, samples });
+            first = next;
         }
-        Feed::new(From::Files(inputs), interface, target)
+        Ok(Feed::new(From::Files(parts), interface))
     }
 
     /// Batches that are all alike.
@@ -97,33 +133,48 @@ impl Feed {
         target: Option<&Target>,
     ) -> Result<Feed> {
         let inputs = interface.inputs.iter().map(|slot| made_up(slot, data)).collect();
-        Feed::new(From::Made(batches, inputs), interface, target)
+        let target = target.map(outputs).transpose()?;
+        Ok(Feed::new(From::Made(batches, inputs, target), interface))
     }
 
-    fn new(from: From, interface: &Interface, target: Option<&Target>) -> Result<Feed> {
-        let outputs = |t: &Target| {
-            Outputs::create(&t.folder, t.format, t.axis).context("make the folder for results")
-        };
-        let target = target.map(outputs).transpose()?;
-        Ok(Feed { from, slots: interface.outputs.clone(), target, files: Mutex::default() })
+    fn new(from: From, interface: &Interface) -> Feed {
+        Feed { from, slots: interface.outputs.clone(), files: Mutex::default() }
     }
 
     /// How many samples a batch has, as its files say.
     #[must_use]
     pub fn per_batch(&self) -> Option<usize> {
         match &self.from {
-            From::Files(inputs) => Some(inputs.per_batch()),
+            From::Files(parts) => parts.first().map(|part| part.inputs.per_batch()),
             From::Made(..) => None,
         }
     }
 
-    /// How many samples so many batches have, those that only fill up the last one left out.
+    /// How many samples the first so many batches have, those that only fill up the last one of a part left out. `rows` is
+    /// how many a run takes.
     #[must_use]
-    pub fn samples(&self, batches: usize) -> Option<usize> {
+    pub fn samples(&self, batches: usize, rows: u64) -> Option<u64> {
+        let of_part = |part: &Part| {
+            let done = batches.saturating_sub(part.first).min(part.inputs.batches()) as u64;
+            let all = match part.samples {
+                Some(samples) => samples as u64,
+                // A file that has a whole batch in it has as many samples.
+                None if part.inputs.per_batch() == 1 => part.inputs.len() as u64 * rows,
+                None => part.inputs.len() as u64,
+            };
+            (done * rows).min(all)
+        };
         match &self.from {
-            From::Files(inputs) => Some((batches * inputs.per_batch()).min(inputs.len())),
+            From::Files(parts) => Some(parts.iter().map(of_part).sum()),
             From::Made(..) => None,
         }
+    }
+
+    /// The part that a batch belongs to, and the batch's number in it.
+    fn part(parts: &[Part], batch: usize) -> Option<(&Part, usize)> {
+        let after = parts.partition_point(|part| part.first <= batch);
+        let part = parts.get(after.checked_sub(1)?)?;
+        Some((part, batch - part.first))
     }
 
     /// The files that were read and written, by the name of the sample.
@@ -145,20 +196,21 @@ impl Feed {
 impl Work for Feed {
     fn batches(&self) -> usize {
         match &self.from {
-            From::Files(inputs) => inputs.batches(),
-            From::Made(batches, _) => *batches,
+            From::Files(parts) => parts.iter().map(|part| part.inputs.batches()).sum(),
+            From::Made(batches, ..) => *batches,
         }
     }
 
     fn fill(&self, batch: usize, inputs: &mut [&mut [u8]]) -> Result<(), WorkError> {
         match &self.from {
-            From::Files(files) => {
-                let read = files.batch(batch)?;
+            From::Files(parts) => {
+                let (part, batch) = Feed::part(parts, batch).ok_or("no such batch")?;
+                let read = part.inputs.batch(batch)?;
                 for (to, tensor) in inputs.iter_mut().zip(&read.tensors) {
                     copy(to, &tensor.raw()?)?;
                 }
             }
-            From::Made(_, made) => {
+            From::Made(_, made, _) => {
                 for (to, bytes) in inputs.iter_mut().zip(made) {
                     copy(to, bytes)?;
                 }
@@ -168,19 +220,25 @@ impl Work for Feed {
     }
 
     fn take(&self, batch: usize, outputs: &[&[u8]]) -> Result<(), WorkError> {
-        let Some(target) = &self.target else { return Ok(()) };
+        let target = match &self.from {
+            From::Files(parts) => Feed::part(parts, batch).and_then(|(p, _)| p.target.as_ref()),
+            From::Made(_, _, target) => target.as_ref(),
+        };
+        let Some(target) = target else { return Ok(()) };
         let tensor = |(slot, bytes): (&Slot, &&[u8])| {
             Tensor::from_raw(slot.dtype, &slot.dims, bytes.to_vec().into())
         };
         let tensors = self.slots.iter().zip(outputs).map(tensor).collect::<Result<Vec<_>, _>>()?;
         match &self.from {
-            From::Files(inputs) => {
+            From::Files(parts) => {
+                let (part, batch) = Feed::part(parts, batch).ok_or("no such batch")?;
+                let inputs = &part.inputs;
                 let first = batch * inputs.per_batch();
                 let samples = first..(first + inputs.per_batch()).min(inputs.len());
                 let names: Vec<String> = samples.clone().map(|at| inputs.name(at)).collect();
                 let written = target.write(&names, inputs.per_batch(), &self.slots, &tensors)?;
-                for ((sample, name), written) in samples.zip(&names).zip(written) {
-                    self.note(name, &inputs.files(sample), &written);
+                for (sample, written) in samples.zip(written) {
+                    self.note(&part.name(sample), &inputs.files(sample), &written);
                 }
             }
             // All batches are alike, and so are their results: one is enough.
@@ -194,6 +252,11 @@ impl Work for Feed {
         }
         Ok(())
     }
+}
+
+fn outputs(target: &Target) -> Result<Outputs> {
+    Outputs::create(&target.folder, target.format, target.axis)
+        .context("make the folder for results")
 }
 
 /// Copies what must be as long as its place.

@@ -2,14 +2,15 @@
 
 mod cpu;
 mod feed;
+mod prepared;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context as _, Result, bail};
-use onnxfix_ir::{DataType, Dim};
+use onnxfix_ir::Dim;
 use onnxfix_npu::acl::Runtime;
 use onnxfix_npu::summary::Figures;
 use onnxfix_npu::{Interface, NpuError, Plan, Ran, Work as _, is_simulated};
@@ -18,24 +19,26 @@ use onnxfix_samples::Slot;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-pub use feed::{Feed, PureData, SampleFiles, Target};
+pub use feed::{Batches, Feed, PureData, SampleFiles, Target};
+pub use prepared::{Route, Takes, routes};
 
 use crate::engine::{InputSpec, Lowering};
 use crate::verify::{self, Subject};
 
 /// Where batches come from and results go to.
 #[derive(Debug, Clone)]
-pub struct Files {
-    /// Files or folders; none for made-up data.
-    pub inputs: Vec<PathBuf>,
-    /// Type of the elements of `.bin` files; none for that of the input.
-    pub bin_dtype: Option<DataType>,
-    /// What to make up.
-    pub pure: PureData,
-    /// How many batches to make up.
-    pub batches: usize,
-    /// Where results go; none to drop them.
-    pub target: Option<Target>,
+pub enum Source {
+    /// Files, part after part.
+    Files(Vec<Batches>),
+    /// Data that are made up.
+    Made {
+        /// What to make up.
+        data: PureData,
+        /// How many batches.
+        batches: usize,
+        /// Where results go; none to drop them.
+        target: Option<Target>,
+    },
 }
 
 /// What became of a run.
@@ -49,6 +52,8 @@ pub struct Report {
     pub batch: u64,
     /// What the model takes.
     pub inputs: Vec<Slot>,
+    /// Samples that were run, those that only fill up a batch left out.
+    pub samples: u64,
     /// Batches that there were to run.
     pub batches: usize,
     /// The figures.
@@ -110,11 +115,12 @@ fn batch_of(asked: Option<u64>, feed: &Feed, inputs: &[Slot]) -> u64 {
     asked.or(files).or(first.and_then(|n| u64::try_from(n).ok())).unwrap_or(1)
 }
 
-fn feed(interface: &Interface, files: &Files) -> Result<Feed> {
-    let target = files.target.as_ref();
-    match files.inputs.as_slice() {
-        [] => Feed::made_up(interface, files.pure, files.batches, target),
-        paths => Feed::of_files(interface, paths, files.bin_dtype, target),
+fn feed(interface: &Interface, source: &Source) -> Result<Feed> {
+    match source {
+        Source::Made { data, batches, target } => {
+            Feed::made_up(interface, *data, *batches, target.as_ref())
+        }
+        Source::Files(parts) => Feed::of_files(interface, parts),
     }
 }
 
@@ -134,7 +140,7 @@ impl From<NpuError> for Failed {
 pub fn run_compiled(
     runtime: &Arc<Runtime>,
     plan: &Plan<'_>,
-    files: &Files,
+    source: &Source,
     batch: Option<u64>,
     stop: &AtomicBool,
     progress: &(dyn Fn(usize) + Sync),
@@ -142,7 +148,7 @@ pub fn run_compiled(
     let device = runtime.soc()?;
     let mut seen = None;
     let prepare = |interface: &Interface| {
-        let made = feed(interface, files).map(Arc::new).map_err(Failed)?;
+        let made = feed(interface, source).map(Arc::new).map_err(Failed)?;
         let samples = batch_of(batch, &made, &interface.inputs);
         seen = Some((Arc::clone(&made), samples, interface.inputs.clone()));
         Ok(Shared(made))
@@ -177,11 +183,11 @@ fn report(
     feed: Arc<Feed>,
     ran: Ran,
 ) -> Report {
-    let samples = feed.samples(ran.finished).map_or(ran.times.len() as u64 * batch, |n| n as u64);
+    let samples = feed.samples(ran.finished, batch).unwrap_or(ran.times.len() as u64 * batch);
     let figures = Figures::new(&ran.times, batch, samples, ran.seconds, simulated);
     let batches = feed.batches();
     let files = Arc::into_inner(feed).map(Feed::into_files).unwrap_or_default();
-    Report { device, simulated, batch, inputs, batches, figures, ran, files }
+    Report { device, simulated, batch, inputs, samples, batches, figures, ran, files }
 }
 
 /// How a model runs on the CPU.
@@ -203,7 +209,7 @@ pub fn run_on_cpu(
     model: &Subject,
     specs: &[InputSpec],
     cpu: Cpu,
-    files: &Files,
+    source: &Source,
     batch: Option<u64>,
     stop: &AtomicBool,
     progress: &(dyn Fn(usize) + Sync),
@@ -226,7 +232,7 @@ pub fn run_on_cpu(
         .map(|(spec, t)| Slot { name: spec.name.clone(), dtype: t.dtype, dims: t.dims.clone() })
         .collect();
     let interface = Interface { inputs, outputs };
-    let feed = feed(&interface, files)?;
+    let feed = feed(&interface, source)?;
     let batch = batch_of(batch, &feed, &interface.inputs);
     let settings = (cpu.threads, cpu.warmups, cpu.repeats);
     let ran = cpu::run(&engine, &interface.outputs, &feed, settings, stop, progress);

@@ -16,6 +16,19 @@ pub enum Holds {
     Segments,
 }
 
+impl Holds {
+    /// What inputs of a name hold in every export that is known; none where the name does not tell.
+    #[must_use]
+    pub fn by_name(name: &str) -> Option<Holds> {
+        match name {
+            "input_ids" | "ids" => Some(Holds::Ids),
+            "input_mask" | "attention_mask" | "mask" => Some(Holds::Mask),
+            "token_type_ids" | "segment_ids" | "type_ids" => Some(Holds::Segments),
+            _ => None,
+        }
+    }
+}
+
 /// The type of the numbers. Files hold them with the lowest byte first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

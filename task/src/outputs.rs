@@ -62,23 +62,36 @@ pub enum OutputError {
 /// # Errors
 /// When there is none, or several to choose from.
 pub fn run_folder(path: &Path) -> Result<PathBuf, OutputError> {
-    let io = |source| OutputError::Io { path: path.to_path_buf(), source };
     let first = ["input_0_0.bin", "input_0_0.npy", "input_0_0.txt"];
     let has_results = |folder: &Path| first.iter().any(|name| folder.join(name).is_file());
-    if has_results(path) {
-        return Ok(path.to_path_buf());
+    only(path, &has_results)?.ok_or_else(|| OutputError::Nothing { path: path.to_path_buf() })
+}
+
+/// The folder of one run that has a folder for a part of a data set: itself, else its only folder that has; none if there is
+/// none.
+///
+/// # Errors
+/// When there are several to choose from.
+pub fn root(path: &Path, part: &str) -> Result<Option<PathBuf>, OutputError> {
+    only(path, &|folder| folder.join(part).is_dir())
+}
+
+/// The folder itself where it is `wanted`, else its only folder that is.
+fn only(path: &Path, wanted: &dyn Fn(&Path) -> bool) -> Result<Option<PathBuf>, OutputError> {
+    let io = |source| OutputError::Io { path: path.to_path_buf(), source };
+    if wanted(path) {
+        return Ok(Some(path.to_path_buf()));
     }
     let mut runs = Vec::new();
     for entry in std::fs::read_dir(path).map_err(io)? {
         let entry = entry.map_err(io)?.path();
-        if entry.is_dir() && has_results(&entry) {
+        if entry.is_dir() && wanted(&entry) {
             runs.push(entry);
         }
     }
     runs.sort();
     match runs.len() {
-        0 => Err(OutputError::Nothing { path: path.to_path_buf() }),
-        1 => Ok(runs.remove(0)),
+        0 | 1 => Ok(runs.pop()),
         _ => {
             let name = |p: &PathBuf| p.file_name().map(|n| n.to_string_lossy().into_owned());
             let runs = runs.iter().filter_map(name).collect();
@@ -89,7 +102,8 @@ pub fn run_folder(path: &Path) -> Result<PathBuf, OutputError> {
 
 /// The logits of every sample of a split, in its order: `labels` numbers each.
 ///
-/// `results` has a folder for each of the split's folders, or is the one that is needed itself.
+/// `results` has a folder for each of the split's folders, itself or in the only folder of a run that it has; or it is the
+/// one that is needed itself.
 ///
 /// # Errors
 /// When a result is missing or of another size than the data set's batches.
@@ -101,9 +115,11 @@ pub fn logits(
 ) -> Result<Vec<f32>, OutputError> {
     let mut all = vec![f32::NAN; split.samples * labels];
     for part in &split.parts {
-        let own = results.join(&part.folder);
-        let alone = split.parts.len() == 1 && !own.is_dir();
-        let folder = run_folder(if alone { results } else { &own })?;
+        let folder = match root(results, &part.folder)? {
+            Some(root) => run_folder(&root.join(&part.folder))?,
+            None if split.parts.len() == 1 => run_folder(results)?,
+            None => return Err(OutputError::Nothing { path: results.join(&part.folder) }),
+        };
         let found = part_logits(&folder, part, batch, labels)?;
         for (row, sample) in split.rows(part).into_iter().enumerate() {
             let to = sample as usize * labels;
@@ -210,6 +226,19 @@ mod tests {
         let split = split(vec![part("dev/64", 1, &[2, 0]), part("dev/128", 1, &[1])]);
         let found = logits(root.path(), &split, 2, 2).unwrap();
         assert_eq!(found, [3.0, 4.0, 5.0, 6.0, 1.0, 2.0]);
+    }
+
+    #[test]
+    fn the_only_run_of_all_parts_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = folder.path().join("2026_01_02-03_04_05");
+        write(&run.join("dev/input_0_0.bin"), &[1.0, 2.0, 3.0, 4.0]);
+        write(&run.join("dev/input_1_0.bin"), &[5.0, 6.0, 0.0, 0.0]);
+        let split = split(vec![part("dev", 2, &[])]);
+        assert_eq!(logits(folder.path(), &split, 2, 2).unwrap(), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        fs::create_dir_all(folder.path().join("other/dev")).unwrap();
+        let error = logits(folder.path(), &split, 2, 2).unwrap_err().to_string();
+        assert!(error.ends_with("name one of: 2026_01_02-03_04_05, other"), "{error}");
     }
 
     #[test]

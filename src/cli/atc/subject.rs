@@ -54,7 +54,8 @@ impl Subject {
                 !args.batch.is_empty() || !args.dynamic_batch.is_empty(),
                 !args.buckets.is_empty(),
             ];
-            like(&model, optimized, asked, &mut options)?;
+            let gears = !args.dynamic_batch.is_empty();
+            like(&model, optimized, asked, gears, &mut options)?;
         }
         Ok(Subject { path, model, files, options, stem })
     }

@@ -77,7 +77,7 @@ impl Variant {
                 used[axis] = true;
                 set.push((axis, i64::try_from(wanted)?));
             }
-            fix(name, &shape.0, &set, options)?;
+            fix(name, &shape.0, &set, &[], options)?;
         }
         if self.batch.is_some() && !used[0] {
             bail!("--batch: no input of the model has a first axis");
@@ -91,12 +91,13 @@ impl Variant {
     }
 }
 
-/// Takes the shapes of an optimized model for its source, but for the first axes that are `asked` for otherwise, and for what
-/// the user gave.
+/// Takes the shapes of an optimized model for its source, but for the first axes that are `asked` for otherwise, as numbers or as
+/// `gears`, and for what the user gave.
 pub(super) fn like(
     model: &Model,
     optimized: &Model,
     asked: [bool; 2],
+    gears: bool,
     options: &mut Options,
 ) -> Result<()> {
     for &input in model[model.root()].inputs() {
@@ -114,18 +115,28 @@ pub(super) fn like(
             _ => false,
         };
         let set: Vec<(usize, i64)> = dims
-            .into_iter()
+            .iter()
+            .copied()
             .enumerate()
             .filter(|(axis, _)| !asked.get(*axis).is_some_and(|asked| *asked))
             .filter(|(axis, _)| !given(&shape.0[*axis]))
             .collect();
-        fix(name, &shape.0, &set, options)?;
+        // An axis that is asked for gets its number later, unless gears leave it open.
+        let until_then = if gears { &[][..] } else { &dims };
+        fix(name, &shape.0, &set, until_then, options)?;
     }
     Ok(())
 }
 
-/// Sets axes of an input: in the shape that the user gave it, by the name of a dimension, or in a shape of its own.
-fn fix(input: &str, shape: &[Dim], set: &[(usize, i64)], options: &mut Options) -> Result<()> {
+/// Sets axes of an input: in the shape that the user gave it, by the name of a dimension, or in a shape of its own, where other
+/// open axes are those of `rest`.
+fn fix(
+    input: &str,
+    shape: &[Dim],
+    set: &[(usize, i64)],
+    rest: &[i64],
+    options: &mut Options,
+) -> Result<()> {
     if let Some(given) = options.shapes.iter_mut().find(|shape| shape.name == input) {
         for &(axis, n) in set {
             if let Some(dim) = given.dims.get_mut(axis) {
@@ -164,7 +175,8 @@ fn fix(input: &str, shape: &[Dim], set: &[(usize, i64)], options: &mut Options) 
             Dim::Symbol(symbol) => {
                 let symbol = symbol.as_str();
                 let bound = options.dims.iter().find(|dim| dim.symbol == symbol);
-                bound.map(|dim| dim.value).ok_or_else(|| {
+                let rest = rest.get(axis).copied();
+                bound.map(|dim| dim.value).or(rest).ok_or_else(|| {
                     anyhow!("axis {axis} of input {input:?} is not fixed; add --dim {symbol}=N")
                 })
             }

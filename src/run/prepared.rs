@@ -1,0 +1,121 @@
+//! Which model runs which files of a prepared data set: those of its length.
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use onnxfix_ir::DataType;
+use onnxfix_task::features::Element;
+use onnxfix_task::prepare::{Manifest, Part, SplitRecord};
+
+use super::feed::{Batches, Target};
+
+/// How many samples and tokens a model takes.
+#[derive(Debug, Clone)]
+pub struct Takes {
+    /// The model.
+    pub name: String,
+    /// Samples of a run; none where it is open.
+    pub batch: Option<u64>,
+    /// Tokens of a sample; none where it is open.
+    pub length: Option<u64>,
+}
+
+/// The files of one length, and the model that runs them.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// Position among the models.
+    pub model: usize,
+    /// Tokens of a sample.
+    pub length: u64,
+    /// The files, a part for each split of the data set.
+    pub batches: Vec<Batches>,
+}
+
+/// Finds a model for every length of a prepared data set: the one with this length, else one that leaves it open. Results go
+/// to `target`, in folders like those of the data set.
+///
+/// # Errors
+/// When there is no model for a length, or it takes another batch.
+pub fn routes(
+    folder: &Path,
+    manifest: &Manifest,
+    models: &[Takes],
+    target: Option<&Target>,
+) -> Result<Vec<Route>> {
+    let mut routes: Vec<Route> = Vec::new();
+    for split in &manifest.splits {
+        for part in &split.parts {
+            let length = part.length as u64;
+            let files = batches(folder, manifest, split, part, target);
+            match routes.iter_mut().find(|route| route.length == length) {
+                Some(route) => route.batches.push(files),
+                None => routes.push(Route {
+                    model: model(models, manifest.batch as u64, length)?,
+                    length,
+                    batches: vec![files],
+                }),
+            }
+        }
+    }
+    Ok(routes)
+}
+
+/// The position of the model for a length.
+fn model(models: &[Takes], batch: u64, length: u64) -> Result<usize> {
+    let of = |wanted: Option<u64>| models.iter().position(|model| model.length == wanted);
+    let Some(found) = of(Some(length)).or_else(|| of(None)) else {
+        let each = models.iter().map(|model| {
+            let length = model.length.map_or("any".to_owned(), |length| length.to_string());
+            format!("{} takes {length}", model.name)
+        });
+        bail!(
+            "no model takes samples of {length} tokens: {}; compile one for each length of the data set: onnxfix atc --buckets",
+            each.collect::<Vec<_>>().join(", ")
+        )
+    };
+    match models[found].batch {
+        Some(own) if own != batch => bail!(
+            "{} takes {own} samples at once, and the data set was prepared with {batch} in a file: onnxfix prepare --batch {own}",
+            models[found].name
+        ),
+        _ => Ok(found),
+    }
+}
+
+fn batches(
+    folder: &Path,
+    manifest: &Manifest,
+    split: &SplitRecord,
+    part: &Part,
+    target: Option<&Target>,
+) -> Batches {
+    let own = folder.join(&part.folder);
+    let types = manifest.inputs.iter().map(|input| input.element);
+    let is_wide = types.clone().all(|element| element == Element::Int64);
+    Batches {
+        inputs: vec![own],
+        // Where types differ the files have those of the model.
+        bin_dtype: (is_wide && types.len() > 0).then_some(DataType::Int64),
+        target: target.map(|t| Target { folder: t.folder.join(&part.folder), ..t.clone() }),
+        part: part.folder.clone(),
+        samples: Some(split.rows(part).len()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn takes(name: &str, batch: Option<u64>, length: Option<u64>) -> Takes {
+        Takes { name: name.to_owned(), batch, length }
+    }
+
+    #[test]
+    fn the_model_of_the_length_goes_before_one_that_takes_any() {
+        let models = [takes("any", None, None), takes("a", Some(2), Some(8))];
+        assert_eq!((model(&models, 2, 8).unwrap(), model(&models, 2, 16).unwrap()), (1, 0));
+        let said = |models: &[Takes], length| model(models, 3, length).unwrap_err().to_string();
+        insta::assert_snapshot!(said(&models[1..], 16), @"no model takes samples of 16 tokens: a takes 8; compile one for each length of the data set: onnxfix atc --buckets");
+        insta::assert_snapshot!(said(&models, 8), @"a takes 2 samples at once, and the data set was prepared with 3 in a file: onnxfix prepare --batch 2");
+    }
+}
