@@ -427,6 +427,36 @@ fn the_program_finds_what_the_library_needs() {
     );
 }
 
+/// Gears of dimensions: two lengths in one compiled model, each with what the CPU engine gives for it.
+#[test]
+fn a_gear_of_dimensions_gives_what_the_cpu_engine_gives() {
+    let folder = Folder::with(&fixture("convbert_tiny.onnx"));
+    let dims = [16, 32].map(|length| [2, length].repeat(3)).to_vec();
+    let description = Description { soc: "Ascend310P3".into(), dims, ..Description::default() };
+    ascend_sim_om::write(&folder.path("model.om"), &description, &folder.read("model.onnx"))
+        .expect("a file");
+    let made_up = ["--pure-data-type", "random", "-o", "out", "--output-dirname"];
+    for length in [16, 32] {
+        let gear = ["input_ids", "attention_mask", "token_type_ids"]
+            .map(|name| format!("{name}:2,{length}"))
+            .join(";");
+        let npu = ["run", "model.om", "--dym-dims", &gear];
+        let npu = folder.on_npu(&[&npu[..], &made_up, &["npu"]].concat(), &[]);
+        assert!(npu.status.success(), "{}", said(&npu));
+        assert_released(&folder);
+        let cpu = ["run", "model.onnx", "--input-shape", &gear];
+        let cpu = folder.onnxfix(&[&cpu[..], &made_up, &["cpu"]].concat());
+        assert!(cpu.status.success(), "{}", said(&cpu));
+        let of = |device: &str| folder.read(&format!("out/{device}/pure_infer_data_0.bin"));
+        assert_eq!(of("npu"), of("cpu"), "length {length}");
+    }
+    let other =
+        ["run", "model.om", "--dym-dims", "input_ids:2,8;attention_mask:2,8;token_type_ids:2,8"];
+    let other = folder.on_npu(&other, &[]);
+    assert_eq!(other.status.code(), Some(2));
+    assert!(said(&other).contains("is none of the model's gears"), "{}", said(&other));
+}
+
 /// Sentences written for this test, with what they say of a film.
 const REVIEWS: &str = "sentence\tlabel
 a warm and funny film that never loses its charm\t1

@@ -148,7 +148,7 @@ def lengths(tool: Onnxfix, shared: Path, model: Path, scratch: Path, limit: int)
 def predict(tool: Onnxfix, model: Path, scratch: Path, length: int) -> float:
     """Samples per second that are predicted for a 310P at batch 8."""
     out = scratch / f"bs8_seq{length}.onnx"
-    names = [i["name"] for i in json.loads(call(tool, "inspect", model, "--json"))["inputs"]]
+    names = [i.split()[0] for i in json.loads(call(tool, "inspect", model, "--json"))["inputs"]]
     shapes = ";".join(f"{name}:8,{length}" for name in names)
     call(tool, "optimize", model, "-o", out, "--input-shape", shapes)
     found = json.loads(call(tool, "inspect", out, "--soc", "Ascend310P3", "--json"))["prediction"]["fps"]["likely"]

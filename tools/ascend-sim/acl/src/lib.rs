@@ -625,7 +625,7 @@ fn install(call: &str, model: Model, has_memory: bool, id: *mut u32) -> Outcome 
         (context, device)
     };
     if SETTINGS.compute {
-        model.prepare(model.gears.iter().max().copied())?;
+        model.prepare(model.largest())?;
     }
     noise(c"a model is loaded");
     let key = {
@@ -840,11 +840,7 @@ extern "C" fn aclmdlGetInputDims(
             return give(name, dims, dims_of(&model, ACL_DYNAMIC_TENSOR_NAME, &[1]));
         }
         let io = io(name, &model.inputs, index)?;
-        let mut open = io.dims.clone();
-        if let Some(first) = open.first_mut().filter(|_| !model.gears.is_empty()) {
-            *first = -1;
-        }
-        give(name, dims, dims_of(&model, &io.name, &open))
+        give(name, dims, dims_of(&model, &io.name, &model.open_dims(index)))
     }))
 }
 
@@ -862,7 +858,7 @@ extern "C" fn aclmdlGetOutputDims(
 }
 
 /// The gear that each model was given last.
-static GEARS: LazyLock<Mutex<HashMap<usize, u64>>> = LazyLock::new(Mutex::default);
+static GEARS: LazyLock<Mutex<HashMap<usize, usize>>> = LazyLock::new(Mutex::default);
 
 #[unsafe(no_mangle)]
 extern "C" fn aclmdlGetCurOutputDims(
@@ -875,7 +871,7 @@ extern "C" fn aclmdlGetCurOutputDims(
         let io = io(name, &model.outputs, index)?;
         let gears = GEARS.lock().unwrap_or_else(PoisonError::into_inner);
         let gear = gears.get(&(Arc::as_ptr(&model) as usize)).copied();
-        give(name, dims, dims_of(&model, &io.name, &io.dims_at(&model, gear)))
+        give(name, dims, dims_of(&model, &io.name, model.output_dims(index, gear)))
     }))
 }
 
@@ -959,8 +955,9 @@ extern "C" fn aclmdlGetInputIndexByName(
 #[unsafe(no_mangle)]
 extern "C" fn aclmdlGetDynamicBatch(desc: *const aclmdlDesc, batch: *mut aclmdlBatch) -> aclError {
     code(described("aclmdlGetDynamicBatch", desc).and_then(|model| {
-        let mut out = aclmdlBatch { batchCount: model.gears.len(), ..aclmdlBatch::default() };
-        out.batch[..model.gears.len()].copy_from_slice(&model.gears);
+        let batches: Vec<u64> = model.gears.iter().filter_map(|gear| gear.batch).collect();
+        let mut out = aclmdlBatch { batchCount: batches.len(), ..aclmdlBatch::default() };
+        out.batch[..batches.len()].copy_from_slice(&batches);
         give("aclmdlGetDynamicBatch", batch, out)
     }))
 }
@@ -971,25 +968,41 @@ extern "C" fn aclmdlGetInputDynamicGearCount(
     index: usize,
     count: *mut usize,
 ) -> aclError {
-    code(described("aclmdlGetInputDynamicGearCount", desc).and_then(|_| {
+    code(described("aclmdlGetInputDynamicGearCount", desc).and_then(|model| {
         if index != usize::MAX {
             return failure(100_000, "EH0001: the index has to be -1");
         }
-        give("aclmdlGetInputDynamicGearCount", count, 0)
+        let gears = model.gears.iter().filter(|gear| gear.batch.is_none()).count();
+        give("aclmdlGetInputDynamicGearCount", count, gears)
     }))
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn aclmdlGetInputDynamicDims(
     desc: *const aclmdlDesc,
-    _index: usize,
-    _gears: *mut aclmdlIODims,
-    _count: usize,
+    index: usize,
+    gears: *mut aclmdlIODims,
+    count: usize,
 ) -> aclError {
-    code(
-        described("aclmdlGetInputDynamicDims", desc)
-            .and_then(|_| failure(100_019, "EH0001: the model has no gears of dimensions")),
-    )
+    let name = "aclmdlGetInputDynamicDims";
+    code(described(name, desc).and_then(|model| {
+        let all: Vec<&model::Gear> = model.gears.iter().filter(|g| g.batch.is_none()).collect();
+        if all.is_empty() {
+            return failure(100_019, "EH0001: the model has no gears of dimensions");
+        }
+        if index != usize::MAX || count < all.len() || gears.is_null() {
+            return failure(
+                100_000,
+                "EH0001: the index has to be -1, and there to be room for all gears",
+            );
+        }
+        for (at, gear) in all.iter().enumerate() {
+            let dims = dims_of(&model, "", &gear.inputs.concat());
+            // SAFETY: the caller vouches for room for `count` gears, and there are no more.
+            give(name, unsafe { gears.add(at) }, dims)?;
+        }
+        Ok(())
+    }))
 }
 
 #[unsafe(no_mangle)]
@@ -1002,37 +1015,56 @@ extern "C" fn aclmdlSetDynamicBatchSize(
     let name = "aclmdlSetDynamicBatchSize";
     call(name, || {
         let model = model_of(name, id, false)?.model;
-        if !is_gear(&model, index) {
-            return failure(100_000, format!("EH0001: input {index} is not that of the gears"));
-        }
-        if !model.gears.contains(&batch) {
-            let what = format!("E19999: {batch} is none of the gears {:?}", model.gears);
-            return failure(145_013, what);
-        }
-        let mut state = state();
-        let Some(dataset) = state.datasets.get_mut(&(inputs as usize)) else {
-            return state.refuse(100_000, format!("{name}: no such data set"));
-        };
-        if dataset.buffers.len() <= index {
-            return state.refuse(145_011, format!("{name}: the gear has no buffer"));
-        }
-        dataset.gear = Some(batch);
-        let mut gears = GEARS.lock().unwrap_or_else(PoisonError::into_inner);
-        gears.insert(Arc::as_ptr(&model) as usize, batch);
-        Ok(())
+        let gear = model.gears.iter().position(|gear| gear.batch == Some(batch));
+        let missing = || format!("E19999: {batch} is none of the gears");
+        choose(name, &model, (inputs as usize, index), gear, missing)
     })
+}
+
+/// Chooses a gear for a data set.
+fn choose(
+    name: &str,
+    model: &Arc<Model>,
+    (inputs, index): (usize, usize),
+    gear: Option<usize>,
+    missing: impl FnOnce() -> String,
+) -> Outcome {
+    if !is_gear(model, index) {
+        return failure(100_000, format!("EH0001: input {index} is not that of the gears"));
+    }
+    let Some(gear) = gear else { return failure(145_013, missing()) };
+    let mut state = state();
+    let Some(dataset) = state.datasets.get_mut(&inputs) else {
+        return state.refuse(100_000, format!("{name}: no such data set"));
+    };
+    if dataset.buffers.len() <= index {
+        return state.refuse(145_011, format!("{name}: the gear has no buffer"));
+    }
+    dataset.gear = Some(gear);
+    let mut gears = GEARS.lock().unwrap_or_else(PoisonError::into_inner);
+    gears.insert(Arc::as_ptr(model) as usize, gear);
+    Ok(())
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn aclmdlSetInputDynamicDims(
     id: u32,
-    _inputs: *mut aclmdlDataset,
-    _index: usize,
-    _dims: *const aclmdlIODims,
+    inputs: *mut aclmdlDataset,
+    index: usize,
+    dims: *const aclmdlIODims,
 ) -> aclError {
-    call("aclmdlSetInputDynamicDims", || {
-        model_of("aclmdlSetInputDynamicDims", id, false)?;
-        failure(100_019, "EH0001: the model has no gears of dimensions")
+    let name = "aclmdlSetInputDynamicDims";
+    call(name, || {
+        let model = model_of(name, id, false)?.model;
+        // SAFETY: the caller vouches for the address, if there is one.
+        let Some(dims) = (unsafe { dims.as_ref() }) else {
+            return failure(100_000, format!("EH0001: {name}: no dimensions"));
+        };
+        let asked = &dims.dims[..dims.dimCount.min(dims.dims.len())];
+        let is_asked = |gear: &model::Gear| gear.batch.is_none() && gear.inputs.concat() == asked;
+        let gear = model.gears.iter().position(is_asked);
+        let missing = || format!("E19999: {asked:?} is none of the gears");
+        choose(name, &model, (inputs as usize, index), gear, missing)
     })
 }
 
@@ -1168,7 +1200,7 @@ fn prepare(
         };
         let mut sizes: Vec<usize> = Vec::with_capacity(list.len() + 1);
         if side == "input" {
-            gear = dataset.gear.or_else(|| model.gears.iter().max().copied());
+            gear = dataset.gear.or_else(|| model.largest());
         }
         sizes.extend(list.iter().map(model::Io::bytes));
         if side == "input" && !model.gears.is_empty() {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ascendcl_sys::aclDataType;
 use bytes::Bytes;
 use onnxfix_engine::{Engine, InputSpec, Lowering, Request, Source};
-use onnxfix_ir::{DataType, LoadOptions, Shape, Tensor, Type};
+use onnxfix_ir::{DataType, Dim, LoadOptions, Shape, Tensor, TensorType, Type};
 
 use crate::faults::SETTINGS;
 use crate::state::{Engines, Outcome, failure};
@@ -28,19 +28,6 @@ impl Io {
         usize::try_from(bytes).unwrap_or(usize::MAX)
     }
 
-    /// Dimensions at a gear: samples are on the first axis.
-    fn at(&self, gear: Option<u64>, largest: u64) -> Vec<i64> {
-        let mut dims = self.dims.clone();
-        if let (Some(gear), Some(first)) = (gear, dims.first_mut()) {
-            *first = *first / largest.max(1).cast_signed() * gear.cast_signed();
-        }
-        dims
-    }
-
-    pub(crate) fn dims_at(&self, model: &Model, gear: Option<u64>) -> Vec<i64> {
-        self.at(gear, model.largest())
-    }
-
     pub(crate) fn acl_type(&self) -> aclDataType {
         acl_type(self.dtype)
     }
@@ -50,13 +37,23 @@ fn unreadable<T>(what: &str) -> Outcome<T> {
     failure(100_013, format!("E19999: the model: {what}"))
 }
 
+/// A size at which a model runs.
+#[derive(Debug)]
+pub(crate) struct Gear {
+    /// Samples, where these are what is chosen.
+    pub(crate) batch: Option<u64>,
+    /// The dimensions of the inputs, and of the outputs that they lead to.
+    pub(crate) inputs: Vec<Vec<i64>>,
+    pub(crate) outputs: Vec<Vec<i64>>,
+}
+
 /// A compiled model.
 #[derive(Debug)]
 pub(crate) struct Model {
     pub(crate) soc: String,
     pub(crate) inputs: Vec<Io>,
     pub(crate) outputs: Vec<Io>,
-    pub(crate) gears: Vec<u64>,
+    pub(crate) gears: Vec<Gear>,
     pub(crate) bytes: usize,
     onnx: Bytes,
     engines: Engines,
@@ -92,39 +89,15 @@ impl Model {
             Ok(loaded) => loaded.model,
             Err(error) => return unreadable(&error.to_string()),
         };
-        let gears = om.description.gears;
-        let root = model.root();
-        if let Some(&largest) = gears.iter().max() {
-            for input in model[root].inputs().to_vec() {
-                let (Some(dtype), Some(shape)) = (model[input].dtype(), model[input].shape())
-                else {
-                    continue;
-                };
-                let mut dims = shape.0.clone();
-                if let Some(first) = dims.first_mut().filter(|d| d.fixed().is_none()) {
-                    *first = onnxfix_ir::Dim::Fixed(largest.cast_signed());
-                }
-                let ty = onnxfix_ir::TensorType { dtype, shape: Some(Shape(dims)) };
-                model.set_type(input, Some(Type::Tensor(ty)));
-            }
-            onnxfix_ir::infer::forget_shapes(&mut model);
+        let sizes = sizes(&model, &om.description)?;
+        let mut gears = Vec::with_capacity(sizes.len());
+        for (batch, dims) in sizes {
+            let (inputs, outputs) = shapes_at(&mut model, &dims)?;
+            let all = |ios: Vec<Io>| ios.into_iter().map(|io| io.dims).collect();
+            gears.push(Gear { batch, inputs: all(inputs), outputs: all(outputs) });
         }
-        if let Err(error) = onnxfix_ir::infer::infer(&mut model) {
-            return unreadable(&error.to_string());
-        }
-        let ios = |values: &[onnxfix_ir::ValueId]| {
-            let io = |&value: &onnxfix_ir::ValueId| {
-                let value = &model[value];
-                match (value.dtype(), value.dims()) {
-                    (Some(dtype), Some(dims)) => {
-                        Ok(Io { name: value.name().to_string(), dtype, dims: dims.to_vec() })
-                    }
-                    _ => unreadable(&format!("{:?} has no fixed shape", value.name())),
-                }
-            };
-            values.iter().map(io).collect::<Outcome<Vec<Io>>>()
-        };
-        let (inputs, outputs) = (ios(model[root].inputs())?, ios(model[root].outputs())?);
+        let largest = largest(&gears).map(|at| gears[at].inputs.concat()).unwrap_or_default();
+        let (inputs, outputs) = shapes_at(&mut model, &largest)?;
         let bytes = om.onnx.len();
         Ok(Model {
             soc: om.description.soc,
@@ -137,23 +110,51 @@ impl Model {
         })
     }
 
-    pub(crate) fn largest(&self) -> u64 {
-        self.gears.iter().copied().max().unwrap_or(1)
+    /// The gear where none is chosen; none for a model of one size.
+    pub(crate) fn largest(&self) -> Option<usize> {
+        largest(&self.gears)
+    }
+
+    /// The dimensions of an input at a gear.
+    pub(crate) fn input_dims(&self, at: usize, gear: Option<usize>) -> &[i64] {
+        match gear.and_then(|gear| self.gears.get(gear)) {
+            Some(gear) => &gear.inputs[at],
+            None => &self.inputs[at].dims,
+        }
+    }
+
+    /// The dimensions of an output at a gear.
+    pub(crate) fn output_dims(&self, at: usize, gear: Option<usize>) -> &[i64] {
+        match gear.and_then(|gear| self.gears.get(gear)) {
+            Some(gear) => &gear.outputs[at],
+            None => &self.outputs[at].dims,
+        }
+    }
+
+    /// The dimensions of an input, -1 where gears choose.
+    pub(crate) fn open_dims(&self, at: usize) -> Vec<i64> {
+        let mut dims = self.inputs[at].dims.clone();
+        for (axis, dim) in dims.iter_mut().enumerate() {
+            if self.gears.iter().any(|gear| gear.inputs[at][axis] != *dim) {
+                *dim = -1;
+            }
+        }
+        dims
     }
 
     /// Makes ready what runs at a gear.
-    pub(crate) fn prepare(&self, gear: Option<u64>) -> Outcome<Arc<Engine>> {
+    pub(crate) fn prepare(&self, gear: Option<usize>) -> Outcome<Arc<Engine>> {
         let key = gear.unwrap_or(0);
         let mut engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(engine) = engines.get(&key) {
             return Ok(Arc::clone(engine));
         }
-        let spec = |io: &Io| InputSpec {
+        let spec = |(at, io): (usize, &Io)| InputSpec {
             name: io.name.clone(),
             dtype: io.dtype,
-            dims: io.at(gear, self.largest()),
+            dims: self.input_dims(at, gear).to_vec(),
         };
-        let inputs: Vec<InputSpec> = self.inputs.iter().map(spec).collect();
+        let inputs: Vec<InputSpec> = self.inputs.iter().enumerate().map(spec).collect();
         let request = Request {
             source: Source::Bytes(&self.onnx),
             inputs: &inputs,
@@ -177,7 +178,7 @@ impl Model {
     /// All buffers must be memory of that length that nobody else uses meanwhile.
     pub(crate) unsafe fn execute(
         &self,
-        gear: Option<u64>,
+        gear: Option<usize>,
         inputs: &[(usize, usize)],
         outputs: &[(usize, usize)],
     ) -> Outcome {
@@ -191,8 +192,8 @@ impl Model {
         let engine = self.prepare(gear)?;
         let failed = |what: String| failure(507_011, format!("EZ9999: {what}"));
         let mut tensors = Vec::with_capacity(self.inputs.len());
-        for (io, &(address, _)) in self.inputs.iter().zip(inputs) {
-            let dims = io.at(gear, self.largest());
+        for (at, (io, &(address, _))) in self.inputs.iter().zip(inputs).enumerate() {
+            let dims = self.input_dims(at, gear).to_vec();
             let length = Io { dims: dims.clone(), ..io.clone() }.bytes();
             // SAFETY: the caller vouches for the buffer, whose length was checked.
             let bytes = unsafe { std::slice::from_raw_parts(address as *const u8, length) };
@@ -218,6 +219,77 @@ impl Model {
         }
         Ok(())
     }
+}
+
+/// The position of the gear with most elements of inputs.
+fn largest(gears: &[Gear]) -> Option<usize> {
+    let elements =
+        |gear: &Gear| -> i64 { gear.inputs.iter().map(|d| d.iter().product::<i64>()).sum() };
+    (0..gears.len()).max_by_key(|&at| elements(&gears[at]))
+}
+
+/// The dimensions of all inputs, one behind the other, at each gear, with its number of samples where that is what is chosen.
+fn sizes(
+    model: &onnxfix_ir::Model,
+    description: &ascend_sim_om::Description,
+) -> Outcome<Vec<(Option<u64>, Vec<i64>)>> {
+    let inputs = model[model.root()].inputs();
+    let mut sizes: Vec<(Option<u64>, Vec<i64>)> = Vec::new();
+    for &batch in &description.gears {
+        let mut dims = Vec::new();
+        for &input in inputs {
+            let Some(shape) = model[input].shape() else {
+                return unreadable(&format!("{:?} has no shape", model[input].name()));
+            };
+            for (axis, dim) in shape.0.iter().enumerate() {
+                match dim.fixed() {
+                    Some(dim) => dims.push(dim),
+                    None if axis == 0 => dims.push(batch.cast_signed()),
+                    None => return unreadable("an axis is open that gears do not choose"),
+                }
+            }
+        }
+        sizes.push((Some(batch), dims));
+    }
+    sizes.extend(description.dims.iter().map(|dims| (None, dims.clone())));
+    Ok(sizes)
+}
+
+/// Inputs and outputs where all inputs together have these dimensions; where there are none, as the model has them.
+fn shapes_at(model: &mut onnxfix_ir::Model, dims: &[i64]) -> Outcome<(Vec<Io>, Vec<Io>)> {
+    let root = model.root();
+    if !dims.is_empty() {
+        let mut rest = dims.iter();
+        for input in model[root].inputs().to_vec() {
+            let (Some(dtype), Some(shape)) = (model[input].dtype(), model[input].shape()) else {
+                return unreadable(&format!("{:?} has no shape", model[input].name()));
+            };
+            let rank = shape.rank();
+            let own = Shape(rest.by_ref().take(rank).map(|&d| Dim::Fixed(d)).collect());
+            if own.rank() != rank {
+                return unreadable("a gear has fewer dimensions than the inputs");
+            }
+            let ty = TensorType { dtype, shape: Some(own) };
+            model.set_type(input, Some(Type::Tensor(ty)));
+        }
+        onnxfix_ir::infer::forget_shapes(model);
+    }
+    if let Err(error) = onnxfix_ir::infer::infer(model) {
+        return unreadable(&error.to_string());
+    }
+    let ios = |values: &[onnxfix_ir::ValueId]| {
+        let io = |&value: &onnxfix_ir::ValueId| {
+            let value = &model[value];
+            match (value.dtype(), value.dims()) {
+                (Some(dtype), Some(dims)) => {
+                    Ok(Io { name: value.name().to_string(), dtype, dims: dims.to_vec() })
+                }
+                _ => unreadable(&format!("{:?} has no fixed shape", value.name())),
+            }
+        };
+        values.iter().map(io).collect::<Outcome<Vec<Io>>>()
+    };
+    Ok((ios(model[root].inputs())?, ios(model[root].outputs())?))
 }
 
 fn acl_type(dtype: DataType) -> aclDataType {

@@ -45,7 +45,7 @@ pub(crate) struct Buffer {
 #[derive(Debug, Default)]
 pub(crate) struct Dataset {
     pub(crate) buffers: Vec<usize>,
-    pub(crate) gear: Option<u64>,
+    pub(crate) gear: Option<usize>,
 }
 
 /// A description, with the names that it lends.
@@ -255,5 +255,5 @@ pub(crate) fn find<T: Clone>(map: &BTreeMap<usize, T>, handle: usize) -> Option<
     map.get(&handle).cloned()
 }
 
-/// Engines that were made, by batch size.
-pub(crate) type Engines = Mutex<HashMap<u64, Arc<onnxfix_engine::Engine>>>;
+/// Engines that were made, by the position of the gear.
+pub(crate) type Engines = Mutex<HashMap<usize, Arc<onnxfix_engine::Engine>>>;

@@ -14,7 +14,7 @@ use crate::state::{Failure, Outcome, failure, state};
 pub(crate) struct Run {
     pub(crate) id: u32,
     pub(crate) model: Arc<Model>,
-    pub(crate) gear: Option<u64>,
+    pub(crate) gear: Option<usize>,
     pub(crate) inputs: Vec<(usize, usize)>,
     pub(crate) outputs: Vec<(usize, usize)>,
     /// How many runs of this model are going on.

@@ -142,6 +142,7 @@ fn compile(given: &BTreeMap<String, String>, release: &Release, fault: Option<Fa
         release: release.name.to_owned(),
         command: command.collect::<Vec<_>>().join(" "),
         gears: request.gears.clone(),
+        dims: Vec::new(),
     };
     if fault != Some(Fault::NoFile)
         && let Err(error) = ascend_sim_om::write(Path::new(&name), &description, &compiled.onnx)

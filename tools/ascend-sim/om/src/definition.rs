@@ -20,6 +20,9 @@ pub struct Description {
     /// Batch sizes that one can choose from when the model runs (`--dynamic_batch_size`), in the order of the flag. None
     /// for a model of one size.
     pub gears: Vec<u64>,
+    /// The dimensions of all inputs, one behind the other, for each size that one can choose from (`--dynamic_dims`). None
+    /// where batch sizes, or nothing, are chosen from.
+    pub dims: Vec<Vec<i64>>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -58,8 +61,10 @@ struct ListValue {
 
 /// The attribute that tells the stand-in's files from ATC's.
 const SIMULATED: &str = "simulated";
-/// The attribute of the gears, which ATC keeps in the graph.
+/// The attributes of the gears, which ATC keeps in the graph.
 const GEARS: &str = "dynamic_batch_size";
+const DIMS: &str = "dynamic_dims";
+const RANK: &str = "dynamic_dims_rank";
 
 pub(crate) fn encode(description: &Description, weights: usize) -> Vec<u8> {
     let text = |text: &str| Value::Text(text.as_bytes().to_vec());
@@ -72,6 +77,8 @@ pub(crate) fn encode(description: &Description, weights: usize) -> Vec<u8> {
         ("weight_size", Value::Int(i64::try_from(weights).unwrap_or(i64::MAX))),
         (SIMULATED, Value::Bool(true)),
         (GEARS, Value::List(ListValue { ints: gears })),
+        (DIMS, Value::List(ListValue { ints: description.dims.concat() })),
+        (RANK, Value::Int(description.dims.first().map_or(0, Vec::len) as i64)),
     ];
     let model = ModelDef {
         name: description.name.clone(),
@@ -96,7 +103,15 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Description, OmError> {
         Some(Value::List(list)) => list.ints.iter().map(|gear| gear.cast_unsigned()).collect(),
         _ => Vec::new(),
     };
+    let dims = match (get(DIMS), get(RANK)) {
+        (Some(Value::List(list)), Some(&Value::Int(rank @ 1..))) => {
+            let rank = usize::try_from(rank).unwrap_or(usize::MAX);
+            list.ints.chunks(rank).map(<[i64]>::to_vec).collect()
+        }
+        _ => Vec::new(),
+    };
     Ok(Description {
+        dims,
         soc: text("soc_version"),
         release: text("atc_version"),
         command: text("atc_cmdline"),

@@ -164,6 +164,7 @@ mod tests {
             release: "8.1.RC1".into(),
             command: "atc --framework=5".into(),
             gears: vec![1, 8],
+            dims: vec![vec![1, 64], vec![8, 128]],
         }
     }
 
