@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
 use ascend_sim_om::Description;
-use common::{Folder, fixture};
+use common::{Folder, fixture, reviews};
 use serde_json::{Map, Value};
 
 /// The folder of the simulated library, which is built first. Building both takes the features that the program has, so that
@@ -455,26 +455,6 @@ fn a_gear_of_dimensions_gives_what_the_cpu_engine_gives() {
     let other = folder.on_npu(&other, &[]);
     assert_eq!(other.status.code(), Some(2));
     assert!(said(&other).contains("is none of the model's gears"), "{}", said(&other));
-}
-
-/// Sentences written for this test, with what they say of a film.
-const REVIEWS: &str = "sentence\tlabel
-a warm and funny film that never loses its charm\t1
-the plot is dull and the jokes are awful\t0
-one of the best performances of the year\t1
-a tedious , pointless mess\t0
-an enjoyable and moving story\t1
-";
-
-/// The trained model with its words, and reviews.
-fn reviews() -> Folder {
-    let trained = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/trained/convbert_sst2");
-    let folder = Folder::with(&trained.join("model.onnx"));
-    for name in ["vocab.txt", "config.json"] {
-        std::fs::copy(trained.join(name), folder.path(name)).expect("the fixture is there");
-    }
-    folder.write("dev.tsv", REVIEWS);
-    folder
 }
 
 /// Two lengths, each compiled and run for itself: the answers are those of the CPU, and the order that of the data set.

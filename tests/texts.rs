@@ -2,33 +2,8 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
-
-use common::{Folder, data};
+use common::{data, reviews};
 use serde_json::Value;
-
-/// Sentences written for this test, with what they say of a film.
-const REVIEWS: &str = "sentence\tlabel
-a warm and funny film that never loses its charm\t1
-the plot is dull and the jokes are awful\t0
-one of the best performances of the year\t1
-a tedious , pointless mess\t0
-an enjoyable and moving story\t1
-";
-
-fn trained(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/trained/convbert_sst2").join(name)
-}
-
-/// A folder with reviews, and the trained model with its words and labels.
-fn reviews() -> Folder {
-    let folder = Folder::with(&trained("model.onnx"));
-    for name in ["vocab.txt", "config.json"] {
-        std::fs::copy(trained(name), folder.path(name)).expect("the fixture is there");
-    }
-    folder.write("dev.tsv", REVIEWS);
-    folder
-}
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text).expect("JSON")

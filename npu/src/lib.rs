@@ -20,3 +20,9 @@ pub use run::{Flow, Interface, Plan, Ran, Times, Work, WorkError, interface, run
 pub fn is_simulated(soc: &str) -> bool {
     soc.ends_with("-sim")
 }
+
+/// A chip as reports call it: one that is made up is named so.
+#[must_use]
+pub fn device_name(soc: &str) -> String {
+    if is_simulated(soc) { format!("simulated device ({soc})") } else { soc.to_owned() }
+}

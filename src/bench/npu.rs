@@ -12,7 +12,7 @@ use onnxfix_ascend::published::PublishedModel;
 use onnxfix_ir::LoadOptions;
 use onnxfix_npu::acl::{Gear, Runtime};
 use onnxfix_npu::summary::{Figures, Stats};
-use onnxfix_npu::{Flow, Plan};
+use onnxfix_npu::{Flow, Plan, device_name};
 use onnxfix_passes::{InputShape, Options};
 use onnxfix_samples::Slot;
 use serde::Serialize;
@@ -176,7 +176,7 @@ pub fn time(
             model.name, model.cann, model.source
         )
     });
-    let device = if simulated { format!("simulated device ({soc})") } else { soc };
+    let device = device_name(&soc);
     Ok(NpuReport { device, simulated, runs: timer.runs, models: rows, published, notes })
 }
 

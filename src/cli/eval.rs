@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use onnxfix_npu::device_name;
 use onnxfix_task::dataset::{DataSet, Split, Task};
 use onnxfix_task::features::{Holds, buckets};
 use onnxfix_task::labels::LabelOrder;
@@ -257,8 +258,7 @@ fn eval_prepared(args: &Args, manifest: &Manifest, out: &Output) -> Result<Repor
 
 /// The device as reports call it.
 fn told(model: &Classifier) -> Result<String> {
-    let (name, simulated) = model.device()?;
-    Ok(if simulated { format!("simulated device ({name})") } else { name })
+    Ok(device_name(&model.device()?.0))
 }
 
 fn summary(

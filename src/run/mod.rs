@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use onnxfix_ir::Dim;
 use onnxfix_npu::acl::Runtime;
 use onnxfix_npu::summary::Figures;
-use onnxfix_npu::{Interface, NpuError, Plan, Ran, Work as _, is_simulated};
+use onnxfix_npu::{Interface, NpuError, Plan, Ran, Work as _, device_name, is_simulated};
 use onnxfix_passes::{DimBinding, InputShape};
 use onnxfix_samples::Slot;
 use serde::Serialize;
@@ -83,12 +83,7 @@ impl Report {
         map.insert("args".to_owned(), serde_json::to_value(args).unwrap_or_default());
         map.insert("npu_compute_time_list".to_owned(), json!(times));
         map.insert("pid".to_owned(), json!(std::process::id()));
-        let device = if self.simulated {
-            format!("simulated device ({})", self.device)
-        } else {
-            self.device.clone()
-        };
-        map.insert("device".to_owned(), json!(device));
+        map.insert("device".to_owned(), json!(device_name(&self.device)));
         map.insert("batch".to_owned(), json!(self.batch));
         map.insert("batches_finished".to_owned(), json!(self.ran.finished));
         Value::Object(map)
@@ -97,11 +92,10 @@ impl Report {
     /// The lines of `ais_bench`, with the device before them.
     #[must_use]
     pub fn text(&self, all: bool) -> String {
-        let device = if self.simulated {
-            format!("simulated device ({}): its times say nothing about an NPU", self.device)
-        } else {
-            self.device.clone()
-        };
+        let mut device = device_name(&self.device);
+        if self.simulated {
+            device += ": its times say nothing about an NPU";
+        }
         let mut lines = vec![format!("[INFO] {device}")];
         lines.extend(self.figures.lines(self.batch, all));
         lines.join("\n")

@@ -29,6 +29,26 @@ pub(crate) fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/models").join(name)
 }
 
+/// Sentences written for the tests, with what they say of a film.
+const REVIEWS: &str = "sentence\tlabel
+a warm and funny film that never loses its charm\t1
+the plot is dull and the jokes are awful\t0
+one of the best performances of the year\t1
+a tedious , pointless mess\t0
+an enjoyable and moving story\t1
+";
+
+/// A folder with reviews, and the trained model with its words and labels.
+pub(crate) fn reviews() -> Folder {
+    let trained = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/trained/convbert_sst2");
+    let folder = Folder::with(&trained.join("model.onnx"));
+    for name in ["vocab.txt", "config.json"] {
+        fs::copy(trained.join(name), folder.path(name)).expect("the fixture is there");
+    }
+    folder.write("dev.tsv", REVIEWS);
+    folder
+}
+
 /// Name of a model file without its extension.
 pub(crate) fn stem(path: &Path) -> String {
     path.file_stem().expect("a file name").to_string_lossy().into_owned()
