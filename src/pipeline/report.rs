@@ -236,8 +236,8 @@ fn accuracies(result: &Value) -> Vec<(Split, f64)> {
 fn device(path: &Path) -> Option<String> {
     let result = json(path)?;
     let runs = result.get("runs").and_then(|runs| runs.get(0)).unwrap_or(&result);
-    let said = runs.get("device").or_else(|| runs.get("engine"))?;
-    said.as_str().map(str::to_owned)
+    let device = runs.get("device").and_then(Value::as_str).map(str::to_owned);
+    device.or_else(|| Some(format!("{} on the CPU", runs.get("engine")?.as_str()?)))
 }
 
 /// Samples per second in what `onnxfix bench` printed; none on a simulated device, whose times mean nothing.

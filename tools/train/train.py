@@ -275,7 +275,7 @@ def run(args):
     dev = {name: data.tokenize(data.read_rows(Path(args.data, name), args.task), tokenizer) for name in found}
 
     model = build(args, tokenizer.get_vocab_size()).to(processes.device)
-    replica = nn.parallel.DistributedDataParallel(model, find_unused_parameters=True) if processes.count > 1 else model
+    replica = nn.parallel.DistributedDataParallel(model) if processes.count > 1 else model
     average = Average(model, args.average) if args.average else None
     steps_per_epoch = len(data.epoch_batches(train, args.batch_size, args.seed, 0, 0, processes.count))
     total = args.max_steps if args.max_steps > 0 else steps_per_epoch * args.num_train_epochs
