@@ -199,6 +199,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise OracleError(f"no case is called {unknown[0]!r}; there are {', '.join(CASES)}")
     raw: dict[str, dict] = {}
     failed = False
+    if arguments.scratch:
+        Path(arguments.scratch).mkdir(parents=True, exist_ok=True)
     print("| model | size | time | to cp | CPU time | peak memory | of its own |")
     print("|---|---:|---:|---:|---:|---:|---:|")
     for name in arguments.cases or CASES:

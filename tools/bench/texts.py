@@ -198,6 +198,8 @@ def main() -> int:
         return 2
     try:
         tool = Onnxfix(arguments.onnxfix)
+        if arguments.scratch:
+            arguments.scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
             scratch = Path(folder)
             found = {"machine": machine(), "prepare": prepare(tool, shared, scratch, arguments.rounds),

@@ -28,6 +28,10 @@ CASES = [
     ("bert-uncased", ["tokenizer.json", "vocab.txt"], "sst2", [128, 16]),
     ("deberta-v3", ["tokenizer.json", "spm.model"], "sst2", [128, 16]),
 ]
+# The training set, as if it were the one to evaluate on.
+TRAIN = [("bert-uncased", ["vocab.txt"], "sst2", [128]), ("deberta-v3", ["spm.model"], "sst2", [128])]
+# What goes into one file; a file for each of many samples would take longer than everything else.
+BATCH = 512
 PARTS = {"mnli": {"match": "dev_matched.tsv", "mismatch": "dev_mismatched.tsv"},
          "sst2": {"dev": "dev.tsv"}}
 
@@ -62,7 +66,7 @@ def prepare(tool, task, data, tokenizer, length, output):
     """Runs `onnxfix prepare`; gives its wall time in seconds and the manifest."""
     command = [tool, "--quiet", "prepare", task, "--data", str(data), "--tokenizer", str(tokenizer), "--max-length",
                str(length), "--inputs", "input_ids,input_mask,token_type_ids", "--element", "int32",
-               "--output", str(output)]
+               "--batch", str(BATCH), "--output", str(output)]
     start = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True)
     seconds = time.perf_counter() - start
@@ -71,19 +75,20 @@ def prepare(tool, task, data, tokenizer, length, output):
     return seconds, json.loads((output / "manifest.json").read_text(encoding="utf-8"))
 
 
-def rows(folder, name, count):
-    """One array [count, length] of an input's files, which hold one sample each."""
-    return np.stack([np.fromfile(folder / name / f"input_{at}.bin", dtype="<i4") for at in range(count)])
+def rows(folder, name, count, length):
+    """One array [count, length] of an input's files; the last one is filled up."""
+    files = (np.fromfile(folder / name / f"input_{at}.bin", dtype="<i4") for at in range(-(-count // BATCH)))
+    return np.concatenate([numbers.reshape(BATCH, length) for numbers in files])[:count]
 
 
 def compare(tool, data, folder, file, task, length, output):
     """(lines, different lines, longest sample, seconds of `prepare`, seconds of encode_batch)"""
-    seconds, manifest = prepare(tool, task, data / task, folder / file, length, output)
+    seconds, manifest = prepare(tool, task, data, folder / file, length, output)
     tokenizer = reference(folder, length)
     compared = different = longest = 0
     encoding = 0.0
     for split in manifest["splits"]:
-        lines = texts(data / task / PARTS[task][split["split"]], task)
+        lines = texts(data / PARTS[task][split["split"]], task)
         start = time.perf_counter()
         encodings = tokenizer.encode_batch(lines)
         encoding += time.perf_counter() - start
@@ -93,7 +98,7 @@ def compare(tool, data, folder, file, task, length, output):
                   "token_type_ids": [e.type_ids for e in encodings]}
         equal = np.ones(len(lines), dtype=bool)
         for name, values in wanted.items():
-            equal &= (rows(output / split["split"], name, len(lines)) == np.array(values)).all(axis=1)
+            equal &= (rows(output / split["split"], name, len(lines), length) == np.array(values)).all(axis=1)
         compared += len(lines)
         different += int((~equal).sum())
         longest = max(longest, int(np.array(wanted["input_mask"]).sum(axis=1).max()))
@@ -119,15 +124,21 @@ def run(tool):
         return 0
     failed = False
     print("tokenizer                     data  length  lines  different  longest  prepare  encode_batch")
-    for name, files, task, lengths in CASES:
-        for file in files:
-            for length in lengths:
-                with tempfile.TemporaryDirectory() as output:
-                    compared, different, longest, seconds, encoding = compare(
-                        tool, folder / "data", folder / "tokenizers" / name, file, task, length, Path(output, "pre"))
-                failed |= different > 0
-                print(f"{name + '/' + file:28}  {task:5} {length:6} {compared:6} {different:10} {longest:8}"
-                      f" {seconds:7.2f}s {encoding:12.2f}s", flush=True)
+    with tempfile.TemporaryDirectory() as train:
+        cases = [(case, folder / "data" / case[2], case[2]) for case in CASES]
+        whole = folder / "data" / "sst2" / "train.tsv"
+        if whole.exists():
+            Path(train, "dev.tsv").symlink_to(whole)
+            cases += [(case, Path(train), "train") for case in TRAIN]
+        for (name, files, task, lengths), data, called in cases:
+            for file in files:
+                for length in lengths:
+                    with tempfile.TemporaryDirectory() as output:
+                        compared, different, longest, seconds, encoding = compare(
+                            tool, data, folder / "tokenizers" / name, file, task, length, Path(output, "pre"))
+                    failed |= different > 0
+                    print(f"{name + '/' + file:28}  {called:5} {length:6} {compared:6} {different:10} {longest:8}"
+                          f" {seconds:7.2f}s {encoding:12.2f}s", flush=True)
     return 1 if failed else 0
 
 
