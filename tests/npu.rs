@@ -333,7 +333,7 @@ fn what_cannot_run_is_refused_by_name() {
             &["run", "model_bs2.om", "--dymShape", "a:1"],
             "--dymShape is not supported: models with open shapes are not run",
         ),
-        (&["run", "truncated.om"], "truncated.om: truncated: its header speaks of"),
+        (&["run", "truncated.om"], "truncated.om: it is truncated: it should have"),
         (
             &["run", "model.onnx", "--dym-batch", "2"],
             "--dym-batch chooses a gear of a compiled model",

@@ -39,7 +39,9 @@ pub enum OmHeaderError {
     #[error("it does not begin with \"IMOD\" as .om files do")]
     Magic,
     /// A part is missing.
-    #[error("it is truncated: it should have {need} bytes and has {have}")]
+    #[error(
+        "it is truncated: it should have {need} bytes and has {have}; copy or compile it again"
+    )]
     Truncated {
         /// Bytes that it should have at least.
         need: u64,
@@ -80,7 +82,7 @@ impl OmHeader {
             length,
             name: text(&header[84..116]),
             operators: text(&header[160..180]),
-            dynamic: header[193] == 1,
+            dynamic: header[193] != 0,
             soc: String::new(),
             compiler: String::new(),
             weights: 0,

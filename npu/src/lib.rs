@@ -3,12 +3,11 @@
 //! [`acl`] wraps AscendCL into types that cannot be used wrongly; it is the only place with `unsafe`. [`run`] lets a queue of
 //! work feed all devices: on each, inputs are copied in, models run and outputs are copied out at the same time, each for
 //! another batch. [`summary`] has the figures, as `ais_bench` counts and prints them. [`library`] finds `libascendcl.so` and
-//! what the loader needs for it; [`om`] looks at a file before a device does.
+//! what the loader needs for it.
 
 pub mod acl;
 mod error;
 pub mod library;
-pub mod om;
 mod run;
 pub mod summary;
 

@@ -159,6 +159,9 @@ struct Difference {
 }
 
 pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
+    if !args.data.exists() {
+        bail!("--data: there is no {}", args.data.display());
+    }
     let prepared = Manifest::is_in(&args.data);
     let mut report = if prepared {
         let manifest = Manifest::open(&args.data).context("--data")?;

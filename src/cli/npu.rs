@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use onnxfix_atc::OmHeader;
 use onnxfix_npu::acl::{self, Gear, Runtime};
-use onnxfix_npu::{NpuError, library, om};
+use onnxfix_npu::{NpuError, library};
 
 use super::output::Output;
 use super::progress::Progress;
@@ -117,8 +118,8 @@ pub(crate) fn call(error: &anyhow::Error) -> Option<&acl::CallError> {
 /// # Errors
 /// When it is not one, or not whole.
 pub(crate) fn check_om(path: &std::path::Path) -> Result<()> {
-    let header = om::header(path)?;
-    if header.is_dynamic {
+    let header = OmHeader::read(path).with_context(|| path.display().to_string())?;
+    if header.dynamic {
         bail!(
             "{}: was compiled for a range of shapes, which is not supported; compile it for fixed shapes or gears \
              (onnxfix atc --batch 1,8 or --dynamic-batch 1,8)",

@@ -42,6 +42,14 @@ def tool(name: str) -> str:
     return found
 
 
+def llvm_of(*command: str) -> int:
+    """The LLVM that a program is of, by its major version."""
+    said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    found = re.search(r"LLVM version:? (\d+)", said)
+    # Old ones do not tell.
+    return int(found[1]) if found else 0
+
+
 def run(command: list[str], **options) -> subprocess.CompletedProcess:
     """Runs a command from the root of the repository."""
     done = subprocess.run(command, cwd=ROOT, text=True, check=False, **options)
@@ -72,6 +80,10 @@ def measure(target: Path) -> str:
         "LLVM_PROFILE_FILE": str(profiles / "%p-%m.profraw"),
     }
     profdata, cov = tool("llvm-profdata"), tool("llvm-cov")
+    reads, writes = llvm_of(profdata, "--version"), llvm_of("rustc", "-vV")
+    if reads < writes:
+        raise CoverageError(f"{profdata} is older than LLVM {writes}, whose profiles rustc writes; "
+                            "`pip install -r tools/coverage/requirements.txt` brings one that reads them")
     binaries = test_binaries(environment)
     command = ["cargo", "test", "--quiet"]
     for package in PACKAGES:
