@@ -154,7 +154,7 @@ pub fn bench(
         let same = one.dims == of_first;
         let difference = difference(&outputs[0], output).filter(|_| same);
         let facts = (model.name.clone(), &one.dims[..], *load);
-        Timing::new(facts, seconds.clone(), percentile(&ratios, 50), difference)
+        Timing::new(facts, seconds.clone(), percentile(&ratios, 50.0), difference)
     });
     Ok(Report {
         engine: match options.lowering {
@@ -203,15 +203,15 @@ impl Timing {
         ratio: f64,
         difference: Option<f64>,
     ) -> Timing {
-        let (batch, median) = (dims.first().copied().unwrap_or(1), percentile(&seconds, 50));
+        let (batch, median) = (dims.first().copied().unwrap_or(1), percentile(&seconds, 50.0));
         Timing {
             model,
             batch,
             dims: dims.to_vec(),
             load: load.as_secs_f64(),
             median,
-            fastest: percentile(&seconds, 0),
-            p99: percentile(&seconds, 99),
+            fastest: percentile(&seconds, 0.0),
+            p99: percentile(&seconds, 99.0),
             fps: batch as f64 / median,
             seconds,
             ratio,
@@ -278,16 +278,11 @@ fn milliseconds(seconds: f64) -> String {
     format!("{:.1} ms", seconds * 1e3)
 }
 
-/// The number that so many of a hundred numbers, of which there is one at least, are not above. Between two for the median
-/// of an even number.
-fn percentile(numbers: &[f64], share: usize) -> f64 {
+/// A percentile of numbers, of which there is one at least.
+fn percentile(numbers: &[f64], percent: f64) -> f64 {
     let mut sorted = numbers.to_vec();
     sorted.sort_by(f64::total_cmp);
-    let last = sorted.len() - 1;
-    match share {
-        50 => f64::midpoint(sorted[last / 2], sorted[last.div_ceil(2)]),
-        _ => sorted[(share * last).div_ceil(100)],
-    }
+    onnxfix_npu::summary::percentile(&sorted, percent)
 }
 
 /// How far outputs are from others, relative to the spread of those.
@@ -311,19 +306,6 @@ fn difference(want: &[Tensor], have: &[Tensor]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn percentiles_are_of_the_sorted_numbers() {
-        for (numbers, share, want) in [
-            (&[3.0, 1.0, 2.0][..], 50, 2.0),
-            (&[4.0, 1.0, 2.0, 3.0], 50, 2.5),
-            (&[4.0, 1.0, 2.0, 3.0], 99, 4.0),
-            (&[4.0, 1.0, 2.0, 3.0], 0, 1.0),
-            (&[5.0], 50, 5.0),
-        ] {
-            assert!((percentile(numbers, share) - want).abs() < 1e-12, "{numbers:?} {share}");
-        }
-    }
 
     #[test]
     fn outputs_of_other_shapes_have_no_difference() {

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
+use onnxfix_atc::shell_word;
 use serde::{Deserialize, Serialize};
 
 use super::config::{Config, Mode, Stage};
@@ -142,7 +143,7 @@ pub(super) fn run(
 }
 
 fn run_step(stage: Stage, step: &Step, work: &Path, done: &mut Done) -> Result<Chain> {
-    let command = step.command.iter().map(|word| shell(word)).collect::<Vec<_>>().join(" ");
+    let command = step.command.iter().map(|word| shell_word(word)).collect::<Vec<_>>().join(" ");
     let log = work.join("logs").join(format!("{}.log", step.name));
     let start = Instant::now();
     let read = content(step)?;
@@ -236,16 +237,6 @@ fn add(hasher: &mut blake3::Hasher, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A word as a shell takes it.
-fn shell(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./=:,+@%".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -300,7 +291,7 @@ mod tests {
         assert_eq!(ended(folder, &missing, &mut done), Ended::Failed);
         assert!(done.is_empty());
         let results = fs::read_to_string(folder.join("results.log")).unwrap();
-        assert!(results.ends_with(" Run failed with command - './no such program' !  \n"));
+        assert!(results.ends_with(" Run failed with command - \"./no such program\" !  \n"));
     }
 
     #[test]

@@ -258,7 +258,7 @@ mod tests {
         file.truncate(300);
         assert_eq!(
             error(file),
-            "the file is truncated: the model takes 528 bytes, and there are 300"
+            "the file is truncated: the model takes 580 bytes, and there are 300"
         );
         let mut file = written();
         file.push(0);
@@ -270,7 +270,7 @@ mod tests {
         file[256] = 200;
         assert_eq!(
             error(file),
-            "the file is truncated: the partition table takes 4808 bytes, and there are 272"
+            "the file is truncated: the partition table takes 4808 bytes, and there are 324"
         );
     }
 }
