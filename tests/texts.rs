@@ -42,6 +42,30 @@ fn files_are_those_of_the_model_and_results_count() {
     assert!(other.out.contains("1 answered otherwise\n  dev line 5: positive, there negative"));
 }
 
+/// The types of the files are in the manifest, whatever the model takes; and an engine that gives up is told in one line.
+#[test]
+fn files_of_32_bits_go_into_a_model_of_64() {
+    let folder = reviews();
+    let prepare =
+        "prepare sst2 --data dev.tsv --tokenizer . --batch 2 --max-length 32 --element int32";
+    folder
+        .run(&format!("{prepare} --inputs input_ids,attention_mask,token_type_ids -o pre"))
+        .exits(0);
+    folder.run("run model.onnx --input pre -o out").exits(0);
+    let counted = folder.run("eval --outputs out --data pre --json").exits(0);
+    let answers = json(&counted.out)["splits"][0]["answers"].clone();
+    assert_eq!(answers, serde_json::json!([1, 0, 1, 0, 1]));
+
+    let shape =
+        |n| format!("--input-shape input_ids:{n},32;attention_mask:{n},32;token_type_ids:{n},32");
+    let narrow = folder.run(&format!("run model.onnx --input pre/dev {}", shape(2))).exits(2);
+    assert!(narrow.err.contains("say --bin-dtype int32"), "{}", narrow.err);
+    folder.write("far.bin", 8001_i64.to_le_bytes().repeat(32));
+    let far = format!("run model.onnx --input far.bin,far.bin,far.bin {}", shape(1));
+    let far = folder.run(&far).exits(2);
+    assert!(far.err.contains("tract failed") && !far.err.contains("panicked"), "{}", far.err);
+}
+
 #[test]
 fn lengths_do_not_change_answers() {
     let folder = reviews();

@@ -95,14 +95,28 @@ impl Inputs {
         Ok(inputs)
     }
 
-    /// Looks at the `.bin` files of the first sample for 64-bit integers where the input takes 32-bit ones.
+    /// Looks at the `.bin` files of the first sample for 64-bit integers where the input takes 32-bit ones, and the other way
+    /// round.
     fn notice_wide(&mut self) -> Result<(), SampleError> {
         for at in 0..self.slots.len() {
             let (slot, path) = (&self.slots[at], self.pieces[at][0].path());
-            if kind(path) != Some(Kind::Bin) || slot.dtype != DataType::Int32 {
+            if kind(path) != Some(Kind::Bin)
+                || !matches!(slot.dtype, DataType::Int32 | DataType::Int64)
+            {
                 continue;
             }
             let ints = self.load(at, 0)?.to_ints().unwrap_or_default();
+            if slot.dtype == DataType::Int64 {
+                // Whole batches are as long as they should be, and no model's indices are that large.
+                let is_part = slot.len().is_some_and(|len| ints.len() < len);
+                if is_part && ints.iter().any(|int| i32::try_from(*int).is_err()) {
+                    return Err(SampleError::Narrow {
+                        path: path.to_path_buf(),
+                        slot: slot.name.clone(),
+                    });
+                }
+                continue;
+            }
             if slot.len().is_some_and(|len| len > 0 && ints.len() == 2 * len) {
                 self.stored[at] = DataType::Int64;
                 continue;
@@ -500,6 +514,14 @@ mod tests {
         let halves = [slot("ids", DataType::Int32, &[2, 2])];
         let refused = text(Inputs::open(&halves, &[root.path().join("d.bin")], None));
         assert!(refused.contains("say --bin-dtype int64"), "{refused}");
+        // The other way round: two of 32 bits are one of 64, and half a batch.
+        let wide = [slot("ids", DataType::Int64, &[1, 2])];
+        put(&root.path().join("e.bin"), &Tensor::new(&[1, 2], vec![5_i32, 6]), Format::Bin);
+        let refused = text(Inputs::open(&wide, &[root.path().join("e.bin")], None));
+        assert!(refused.contains("say --bin-dtype int32"), "{refused}");
+        let said = Inputs::open(&wide, &[root.path().join("e.bin")], Some(DataType::Int32));
+        let batch = said.and_then(|i| i.batch(0)).expect("a batch");
+        assert_eq!(batch.tensors[0], Tensor::new(&[1, 2], vec![5_i64, 6]));
         let path = root.path().join("c.npy");
         put(&path, &Tensor::new(&[1, 2], vec![5_i64, 1 << 40]), Format::Npy);
         let refused = Inputs::open(&slots, &[path], None).and_then(|i| i.batch(0));

@@ -128,6 +128,17 @@ pub enum SampleError {
         /// The input.
         slot: String,
     },
+    /// Integers of 32 bits, taken for half as many of 64.
+    #[error(
+        "{}: its 64-bit integers are beyond 32 bits, as two 32-bit ones side by side, and {slot:?} takes int64: say --bin-dtype \
+         int32, or int64 if that is what they are", path.display()
+    )]
+    Narrow {
+        /// The file.
+        path: PathBuf,
+        /// The input.
+        slot: String,
+    },
     /// The number of paths does not go with the number of inputs.
     #[error("{given} do not go with the {} inputs {}; {hint}", inputs.len(), inputs.join(", "))]
     Pairing {

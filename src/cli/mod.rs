@@ -90,6 +90,7 @@ pub(crate) enum Verdict {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     onnxfix_ir::exit_on_truncation();
+    tell_panics_once();
     init_log(cli.verbose);
     let out = output::Output::new(cli.quiet);
     let verdict = match cli.command {
@@ -119,6 +120,16 @@ pub fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// A panic of the CPU engine becomes an error, which is told as one.
+fn tell_panics_once() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !crate::engine::is_guarded() {
+            usual(panic);
+        }
+    }));
 }
 
 /// The definition of the command line, for completions.

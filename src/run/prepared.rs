@@ -90,12 +90,15 @@ fn batches(
     target: Option<&Target>,
 ) -> Batches {
     let own = folder.join(&part.folder);
-    let types = manifest.inputs.iter().map(|input| input.element);
-    let is_wide = types.clone().all(|element| element == Element::Int64);
+    let has = |element| manifest.inputs.iter().any(|input| input.element == element);
     Batches {
         inputs: vec![own],
-        // Where types differ the files have those of the model.
-        bin_dtype: (is_wide && types.len() > 0).then_some(DataType::Int64),
+        // Where types differ the files are those of one model, and have its types.
+        bin_dtype: match (has(Element::Int32), has(Element::Int64)) {
+            (true, false) => Some(DataType::Int32),
+            (false, true) => Some(DataType::Int64),
+            _ => None,
+        },
         target: target.map(|t| Target { folder: t.folder.join(&part.folder), ..t.clone() }),
         part: part.folder.clone(),
         samples: Some(split.rows(part).len()),
