@@ -191,12 +191,8 @@ impl Member {
         (batch, length): (usize, usize),
         bytes: Vec<u8>,
     ) -> Result<Tensor> {
-        let of = match input.element {
-            Element::Int32 => DataType::Int32,
-            Element::Int64 => DataType::Int64,
-        };
         let dims = vec![batch as i64, length as i64];
-        let tensor = Tensor::from_raw(of, &dims, bytes.into())?;
+        let tensor = Tensor::from_raw(input.element.dtype(), &dims, bytes.into())?;
         let slot = Slot { name: input.name.clone(), dtype, dims };
         Ok(onnxfix_samples::convert(Path::new(&self.name), tensor, &slot)?)
     }
@@ -365,13 +361,9 @@ impl Classifier {
                     .join(&split.parts[part].folder)
                     .join(&stored.name)
                     .join(format!("input_{at}.{ending}"));
-                let of = match stored.element {
-                    Element::Int32 => DataType::Int32,
-                    Element::Int64 => DataType::Int64,
-                };
                 let dims = vec![batch as i64, length as i64];
                 let slot = |dtype| Slot { name: stored.name.clone(), dtype, dims: dims.clone() };
-                let mut tensor = onnxfix_samples::read(&path, &slot(of))?;
+                let mut tensor = onnxfix_samples::read(&path, &slot(stored.element.dtype()))?;
                 // Raw numbers come without a shape.
                 tensor.dims.clone_from(&dims);
                 Ok(onnxfix_samples::convert(&path, tensor, &slot(*dtype))?)

@@ -10,6 +10,8 @@ use onnxfix_npu::acl::Runtime;
 use onnxfix_npu::{Flow, Interface, NpuError, Plan, Work, WorkError, is_simulated};
 use onnxfix_samples::Slot;
 
+use crate::run::copy;
+
 /// The devices that compiled models run on.
 #[derive(Debug)]
 pub struct Npus {
@@ -90,11 +92,7 @@ impl Work for Queue<'_> {
     fn fill(&self, batch: usize, inputs: &mut [&mut [u8]]) -> Result<(), WorkError> {
         let tensors = (self.feed)(batch)?;
         for (to, tensor) in inputs.iter_mut().zip(&tensors) {
-            let from = tensor.raw()?;
-            if from.len() != to.len() {
-                return Err(format!("{} bytes for an input of {}", from.len(), to.len()).into());
-            }
-            to.copy_from_slice(&from);
+            copy(to, &tensor.raw()?)?;
         }
         Ok(())
     }

@@ -312,20 +312,11 @@ fn run_texts(
     model: &Classifier,
     progress: &Progress,
 ) -> Result<Report> {
-    let batch = match (args.batch, model.batch()) {
-        (Some(said), Some(model)) if said != model => {
-            bail!("--batch {said}: the model has {model} written into it")
-        }
-        (said, model) => said.or(model).unwrap_or(1),
-    };
+    let batch = texts::fitting("--batch", args.batch, model.batch())?.unwrap_or(1);
     let fixed = model.lengths();
     let longest = fixed.as_ref().and_then(|lengths| lengths.last().copied());
-    let max_length = match (args.max_length, longest) {
-        (Some(said), Some(model)) if said != model => {
-            bail!("--max-length {said}: the model has {model} written into it")
-        }
-        (said, model) => said.or(model).unwrap_or(task.max_length()),
-    };
+    let max_length = texts::fitting("--max-length", args.max_length, longest)?;
+    let max_length = max_length.unwrap_or(task.max_length());
     let said = texts::lengths(&args.buckets, max_length)?;
     let lengths = match fixed {
         // Lengths that are written into the models are those that there are.

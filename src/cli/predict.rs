@@ -154,12 +154,8 @@ fn predict(
     out: &Output,
 ) -> Result<Vec<Prediction>> {
     let fixed = model.lengths().and_then(|lengths| lengths.last().copied());
-    let max_length = match (args.max_length, fixed) {
-        (Some(said), Some(model)) if said != model => {
-            bail!("--max-length {said}: the model has {model} written into it")
-        }
-        (said, model) => said.or(model).unwrap_or(Task::Mnli.max_length()),
-    };
+    let max_length = texts::fitting("--max-length", args.max_length, fixed)?;
+    let max_length = max_length.unwrap_or(Task::Mnli.max_length());
     let mut tokenizer = texts::tokenizer(args.tokenizer.as_deref(), Some(&args.model))?;
     tokenizer.set_max_length(max_length, asked.iter().any(|(_, pair)| pair.is_some()))?;
     let encode = |(text, pair): &(String, Option<String>)| tokenizer.encode(text, pair.as_deref());

@@ -201,6 +201,23 @@ impl Opened {
     }
 }
 
+/// A size as the user says it or as the model has it, which must not contradict.
+///
+/// # Errors
+/// When they do.
+pub(crate) fn fitting(
+    flag: &str,
+    said: Option<usize>,
+    model: Option<usize>,
+) -> Result<Option<usize>> {
+    match (said, model) {
+        (Some(said), Some(model)) if said != model => {
+            bail!("{flag} {said}: the model has {model} written into it")
+        }
+        (said, model) => Ok(said.or(model)),
+    }
+}
+
 /// Lengths in ascending order, each once.
 ///
 /// # Errors

@@ -260,7 +260,7 @@ fn outputs(target: &Target) -> Result<Outputs> {
 }
 
 /// Copies what must be as long as its place.
-fn copy(to: &mut [u8], from: &[u8]) -> Result<(), WorkError> {
+pub(crate) fn copy(to: &mut [u8], from: &[u8]) -> Result<(), WorkError> {
     if to.len() != from.len() {
         return Err(format!("{} bytes for an input of {}", from.len(), to.len()).into());
     }

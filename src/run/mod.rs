@@ -19,6 +19,7 @@ use onnxfix_samples::Slot;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+pub(crate) use feed::copy;
 pub use feed::{Batches, Feed, PureData, SampleFiles, Target};
 pub use prepared::{Route, Takes, routes};
 

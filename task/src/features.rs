@@ -1,5 +1,6 @@
 //! Rows of numbers that models take: which input holds what, lengths, batches.
 
+use onnxfix_ir::DataType;
 use serde::{Deserialize, Serialize};
 
 use crate::tokenizer::Tokens;
@@ -40,6 +41,15 @@ pub enum Element {
 }
 
 impl Element {
+    /// The type of tensors of such numbers.
+    #[must_use]
+    pub fn dtype(self) -> DataType {
+        match self {
+            Element::Int32 => DataType::Int32,
+            Element::Int64 => DataType::Int64,
+        }
+    }
+
     /// Bytes of a number.
     #[must_use]
     pub fn size(self) -> usize {

@@ -7,13 +7,13 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use onnxfix_ir::{DataType, Tensor};
+use onnxfix_ir::Tensor;
 use onnxfix_samples::SampleError;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::{DataSet, OddLine, Split, Task};
-use crate::features::{Element, Input, buckets, fill};
+use crate::features::{Input, buckets, fill};
 use crate::tokenizer::{Format, Tokenizer, TokenizerError, Tokens};
 
 /// Name of the manifest in a prepared folder.
@@ -378,11 +378,8 @@ fn write_array(
     (batch, length): (usize, usize),
     bytes: Vec<u8>,
 ) -> Result<(), PrepareError> {
-    let dtype = match input.element {
-        Element::Int32 => DataType::Int32,
-        Element::Int64 => DataType::Int64,
-    };
-    let tensor = Tensor::from_raw(dtype, &[batch as i64, length as i64], bytes.into());
+    let tensor =
+        Tensor::from_raw(input.element.dtype(), &[batch as i64, length as i64], bytes.into());
     let tensor =
         tensor.map_err(|e| PrepareError::Array { path: path.to_path_buf(), why: e.to_string() })?;
     Ok(onnxfix_samples::write(path, &tensor, onnxfix_samples::Format::Npy)?)
@@ -390,11 +387,12 @@ fn write_array(
 
 #[cfg(test)]
 mod tests {
+    use onnxfix_ir::DataType;
     use onnxfix_samples::Slot;
 
     use super::*;
     use crate::dataset;
-    use crate::features::Holds;
+    use crate::features::{Element, Holds};
 
     const WORDS: &str = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\nc\n";
 
