@@ -25,9 +25,9 @@ use crate::passes::{
     merge_reshapes_across_transpose, merge_skew_slices, merge_transposes,
     merge_transposes_across_concat, merge_transposes_across_reshape, name_nodes, narrow_bands,
     narrow_convolutions, narrow_doubles, narrow_integers, narrow_to_diagonal, narrow_to_used_rows,
-    order_operands, reassociate_products, share_attention_mask, simplify_truth_values,
-    sink_expands, sink_reshapes, sink_widening_casts, split_heads_from_batch, split_projections,
-    widen_convolutions,
+    order_operands, pad_row_stride, reassociate_products, share_attention_mask,
+    simplify_truth_values, sink_expands, sink_reshapes, sink_widening_casts,
+    split_heads_from_batch, split_projections, widen_convolutions,
 };
 use crate::patch::node_name;
 use crate::{
@@ -107,6 +107,7 @@ pub static PASSES: &[&dyn Pass] = &[
     &merge_qkv_projections::MergeQkvProjections,
     &group_attention_by_cache::GroupAttentionByCache,
     &fuse_residual::FuseResidual,
+    &pad_row_stride::PadRowStride,
     &canonicalise_reshapes::CanonicaliseReshapes,
     &count_indices_from_front::CountIndicesFromFront,
     &decompose_batched_gather::DecomposeBatchedGather,
@@ -151,6 +152,7 @@ pub const PORTABLE_ONLY: &[&str] = &[
     "fuse-layer-norm",
     "fuse-residual",
     "fuse-skew",
+    "pad-row-stride",
 ];
 
 /// Passes that wait until those before them find nothing more, stage by stage: what they do for one place hides that it is
@@ -158,8 +160,8 @@ pub const PORTABLE_ONLY: &[&str] = &[
 const LATE: &[&[&str]] = &[
     &["narrow-bands", "narrow-convolutions", "narrow-to-diagonal", "narrow-to-used-rows"],
     &["reassociate-products", "fuse-skew", "fuse-residual", "canonicalise-reshapes"],
-    // Forms of the whole attention, chosen by what they cost.
-    &["merge-skew-slices", "merge-qkv-projections", "group-attention-by-cache"],
+    // Forms of whole layers: those of attention are chosen by what they cost, and a hidden layer has only the rows that count.
+    &["merge-skew-slices", "merge-qkv-projections", "group-attention-by-cache", "pad-row-stride"],
     // Others know masks by the 64 bits they are computed in, and what goes needs no name.
     &["name-nodes", "narrow-integers"],
 ];

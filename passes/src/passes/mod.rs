@@ -70,6 +70,7 @@ pub(crate) mod narrow_integers;
 pub(crate) mod narrow_to_diagonal;
 pub(crate) mod narrow_to_used_rows;
 pub(crate) mod order_operands;
+pub(crate) mod pad_row_stride;
 pub(crate) mod reassociate_products;
 pub(crate) mod share_attention_mask;
 pub(crate) mod simplify_truth_values;
