@@ -391,6 +391,32 @@ fn a_folded_constant_with_another_element_is_caught() {
 }
 
 #[test]
+fn weights_that_only_got_zeros_are_unchanged() {
+    let numbers =
+        |from: i32| (from..from + 1024).map(|n| n.to_string()).collect::<Vec<_>>().join(", ");
+    let graph = format!(
+        "g (float[16,1] x) => (float[16,1] y) <float[1,1024] w = {{{}}}, float[1024,1] v = {{{}}}> {{
+            h = MatMul (x, w)  y = MatMul (h, v)
+         }}",
+        numbers(1),
+        numbers(2),
+    );
+    let before = text::parse_graph(&graph, 17).expect("a graph");
+    let mut after = before.clone();
+    let pad =
+        onnxfix_passes::Pipeline::of(&["infer-shapes", "pad-row-stride", "eliminate-dead-nodes"])
+            .expect("passes");
+    let options = onnxfix_passes::Options::default();
+    onnxfix_passes::run(&mut after, &pad, &options, &mut |_, _| {}).expect("optimizes");
+    let found = weights::compare(&before, &after).report;
+    assert_eq!((found.unchanged, found.made, found.gone), (2, 0, 0));
+    let (w, _) = after.all_values().find(|(_, v)| v.tensor().is_some()).expect("a weight");
+    change::<f32>(&mut after, w, true, |all| *all.last_mut().expect("elements") = 1.0);
+    let found = weights::compare(&before, &after).report;
+    assert_eq!((found.unchanged, found.made, found.gone), (1, 1, 1));
+}
+
+#[test]
 fn swapped_position_tables_are_caught() {
     let (before, mut after) = optimized("deberta_v3_tiny.onnx", &[1, 32]);
     let model = &mut after.model;

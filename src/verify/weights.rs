@@ -3,7 +3,7 @@
 //! Samples cannot show this. A model reads a few hundred rows of a table of 128,100, and a weight that is off by little
 //! drowns in the tolerance of a comparison. So every constant of the optimized model is one of three things. It is equal
 //! to the constant of the same name in the source, or, when the source has none of that name, to some constant of the
-//! source. Or a pass made it, and says so in the tensor's metadata: then the numbers decide, and where the source
+//! source; a pass may have put zeros behind the entries of an axis. Or a pass made it, and says so in the tensor's metadata: then the numbers decide, and where the source
 //! computes a value of that name, the engine computes it too and compares every element. Anything else is a difference.
 
 use std::collections::HashMap;
@@ -19,7 +19,7 @@ use super::measure::{alike, position, spread};
 /// How the constants of two models compare.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Weights {
-    /// Constants that are equal to one of the source, bit for bit.
+    /// Constants that are equal to one of the source, bit for bit, perhaps with zeros behind.
     pub unchanged: usize,
     /// Bytes of those.
     pub unchanged_bytes: u64,
@@ -197,7 +197,7 @@ impl<'a> Source<'a> {
             return Finding::Unchanged(equal);
         }
         if constant.marked {
-            return Finding::Made;
+            return self.padded(tensor).map_or(Finding::Made, Finding::Unchanged);
         }
         let name = || constant.name.clone();
         if let Some(difference) =
@@ -221,6 +221,38 @@ impl<'a> Source<'a> {
             None => Finding::Made,
         }
     }
+
+    /// The constant of the source that this one is, but for zeros behind the entries of one axis.
+    fn padded(&self, tensor: &Tensor) -> Option<usize> {
+        self.by_type.iter().find_map(|(&(dtype, dims), of)| {
+            let axis =
+                (dtype == tensor.dtype.code()).then(|| shorter_axis(dims, &tensor.dims))??;
+            of.iter().copied().find(|&i| is_padded(&self.constants[i].tensor, tensor, axis))
+        })
+    }
+}
+
+/// The only axis on which `long` is longer than `short`.
+fn shorter_axis(short: &[i64], long: &[i64]) -> Option<usize> {
+    let axis = short.iter().zip(long).position(|(s, l)| s != l)?;
+    let alike = short.len() == long.len() && short[axis + 1..] == long[axis + 1..];
+    (alike && short[axis] < long[axis]).then_some(axis)
+}
+
+/// Whether `long` has the entries of `short` on an axis, and zeros behind them.
+fn is_padded(short: &Tensor, long: &Tensor, axis: usize) -> bool {
+    let count: i64 = long.dims[..axis].iter().product();
+    let (Ok(short), Ok(long), Ok(count)) = (short.raw(), long.raw(), usize::try_from(count)) else {
+        return false;
+    };
+    // Bytes of the entries for one place on the axes before; elements of less than a byte may share one.
+    let entries =
+        |bytes: &[u8]| bytes.len().checked_div(count).filter(|each| each * count == bytes.len());
+    let (Some(before @ 1..), Some(after)) = (entries(&short), entries(&long)) else { return false };
+    short.chunks_exact(before).zip(long.chunks_exact(after)).all(|(short, long)| {
+        let (entries, rest) = long.split_at(before);
+        entries == short && rest.iter().all(|&byte| byte == 0)
+    })
 }
 
 fn same(a: &Arc<Tensor>, b: &Arc<Tensor>) -> bool {

@@ -20,8 +20,8 @@ declare_pass! {
     /// ## Before
     /// ```onnx
     /// g (float[16,2] x) => (float[16,3] y) <int64[2] s = {2, 1024}, int64[2] t = {1024, 3}> {
-    ///    w = ConstantOfShape (s)
-    ///    v = ConstantOfShape (t)
+    ///    w = ConstantOfShape <value: tensor = float[1] {0.5}> (s)
+    ///    v = ConstantOfShape <value: tensor = float[1] {0.25}> (t)
     ///    hidden = MatMul (x, w)
     ///    activated = Tanh (hidden)
     ///    y = MatMul (activated, v)
@@ -30,8 +30,8 @@ declare_pass! {
     /// ## After
     /// ```onnx
     /// g (float[16,2] x) => (float[16,3] y) <int64[2] s = {2, 1024}, int64[2] t = {1024, 3}, int64[4] y_const = {0, 0, 0, 16}, int64[4] y_const_1 = {0, 0, 16, 0}> {
-    ///    w = ConstantOfShape (s)
-    ///    v = ConstantOfShape (t)
+    ///    w = ConstantOfShape <value: tensor = float[1] {0.5}> (s)
+    ///    v = ConstantOfShape <value: tensor = float[1] {0.25}> (t)
     ///    y_Pad = Pad (w, y_const)
     ///    y_MatMul = MatMul (x, y_Pad)
     ///    y_Tanh = Tanh (y_MatMul)
