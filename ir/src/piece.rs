@@ -48,12 +48,28 @@ impl<'a> PieceReader<'a> {
 pub(crate) fn aligned<T: Pod>(raw: &[u8]) -> Vec<T> {
     let mut elements = vec![T::zeroed(); raw.len() / size_of::<T>()];
     let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut elements);
-    let raw = &raw[..bytes.len()];
-    let origin = if raw.len() < MIN_READ { None } else { Origin::of(raw) };
-    if origin.is_none_or(|origin| origin.read_at(0, bytes).is_err()) {
-        bytes.copy_from_slice(raw);
-    }
+    copy(&raw[..bytes.len()], [bytes]);
     elements
+}
+
+/// Rows of `from` bytes with zeros behind each up to `to` bytes; those of a mapped file are read from it.
+pub(crate) fn spread(raw: &[u8], from: usize, to: usize) -> Vec<u8> {
+    let mut spread = vec![0; raw.len() / from * to];
+    copy(raw, spread.chunks_exact_mut(to).map(|row| &mut row[..from]));
+    spread
+}
+
+/// Fills one destination after the other, from the file where the bytes are a view of a mapped one.
+fn copy<'a>(raw: &[u8], into: impl IntoIterator<Item = &'a mut [u8]>) {
+    let origin = if raw.len() < MIN_READ { None } else { Origin::of(raw) };
+    let mut done = 0;
+    for into in into {
+        let end = done + into.len();
+        if origin.as_ref().is_none_or(|origin| origin.read_at(done, into).is_err()) {
+            into.copy_from_slice(&raw[done..end]);
+        }
+        done = end;
+    }
 }
 
 /// Whether both are the same bytes.

@@ -7,7 +7,7 @@ use bytemuck::Pod;
 use bytes::Bytes;
 use half::{bf16, f16};
 
-use crate::piece::{PIECE, PieceReader, aligned, differs_in, same_bytes};
+use crate::piece::{PIECE, PieceReader, aligned, differs_in, same_bytes, spread};
 use crate::{DataType, Name};
 
 // `raw_data` is little-endian; so is every machine that this runs on or deploys to (x86-64, aarch64).
@@ -244,6 +244,27 @@ impl Tensor {
     #[must_use]
     pub fn reshaped(&self, dims: &[i64]) -> Tensor {
         Tensor { dtype: self.dtype, dims: dims.to_vec(), data: self.data.clone(), extra: None }
+    }
+
+    /// The tensor with `count` zeros behind the entries of an axis. Its elements have whole bytes, and it has some.
+    ///
+    /// # Errors
+    /// As [`Tensor::raw`]; when it has no elements, or none of whole bytes; when the axis is not there.
+    pub fn padded(&self, axis: usize, count: u32) -> Result<Tensor, TensorError> {
+        let wrong_dims = || TensorError::Dims(self.dims.clone());
+        if !self.dtype.bits().is_multiple_of(8) {
+            return Err(TensorError::DataType { want: DataType::Uint8, have: self.dtype });
+        }
+        let raw = self.raw()?;
+        let size = |dims: &[i64]| usize::try_from(dims.iter().product::<i64>()).unwrap_or(0);
+        let (front, rest) = self.dims.split_at_checked(axis).ok_or_else(wrong_dims)?;
+        let entries = rest.first().and_then(|&n| usize::try_from(n).ok()).ok_or_else(wrong_dims)?;
+        let row =
+            raw.len().checked_div(size(front)).filter(|&row| row > 0).ok_or_else(wrong_dims)?;
+        let zeros = row / entries * count as usize;
+        let mut dims = self.dims.clone();
+        dims[axis] += i64::from(count);
+        Tensor::from_raw(self.dtype, &dims, spread(&raw, row, row + zeros).into())
     }
 
     /// Number of elements.
@@ -567,6 +588,16 @@ mod tests {
         assert_eq!(of(&[]), Some(0.0));
         assert_eq!(Tensor::new(&[2], vec![-2.0_f64, 1.0]).max_abs(), Some(2.0));
         assert_eq!(Tensor::new(&[1], vec![1_i32]).max_abs(), None);
+    }
+
+    #[test]
+    fn zeros_stand_behind_the_entries_of_an_axis() {
+        let tensor = Tensor::new(&[2, 2], vec![1_i32, 2, 3, 4]);
+        let wide = |axis| tensor.padded(axis, 1).ok().and_then(|t| t.to_ints());
+        assert_eq!(wide(0), Some(vec![1, 2, 3, 4, 0, 0]));
+        assert_eq!(wide(1), Some(vec![1, 2, 0, 3, 4, 0]));
+        assert_eq!(wide(2), None);
+        assert!(Tensor::new::<f32>(&[0, 2], vec![]).padded(0, 1).is_err());
     }
 
     #[test]

@@ -85,7 +85,7 @@ impl Rewrite for PadRowStride {
         if rows.is_some_and(|rows| rows <= LINES) {
             return unmet("so few rows do not get into each other's way");
         }
-        let more = i64::try_from(LINE / element).map_err(|_| Miss::NoMatch)?;
+        let more = u32::try_from(LINE / element).map_err(|_| Miss::NoMatch)?;
         let mut hidden = Hidden { m, root, width, more, nodes: vec![root], padded: HashMap::new() };
         let mut patch = Patch::new(m, root);
         let mut operands = vec![hidden.pad(&mut patch, x)?.0];
@@ -130,7 +130,7 @@ struct Hidden<'m> {
     root: NodeId,
     width: i64,
     /// Columns that are added.
-    more: i64,
+    more: u32,
     nodes: Vec<NodeId>,
     /// The wide form of each value, and what its new columns hold.
     padded: HashMap<ValueId, (Operand, Tensor)>,
@@ -218,22 +218,12 @@ impl Hidden<'_> {
     fn wide(&self, patch: &mut Patch, value: ValueId, axis: usize) -> Result<Operand, Miss> {
         let Some(tensor) = self.m.constant(value) else {
             let rank = dims(self.m, value)?.len();
-            return Ok(patch.pad(value.into(), rank, axis, (0, self.more)));
+            return Ok(patch.pad(value.into(), rank, axis, (0, self.more.into())));
         };
-        let size = |n: i64| usize::try_from(n).map_err(|_| Miss::NoMatch);
-        let rows = size(tensor.dims[..axis].iter().product())?;
-        let bytes = tensor.raw().map_err(|_| Miss::NoMatch)?;
-        let row = bytes.len().checked_div(rows).filter(|&row| row > 0).ok_or(Miss::NoMatch)?;
-        let zeros = vec![0; row / size(self.width)? * size(self.more)?];
-        let mut wide = Vec::with_capacity(bytes.len() + rows * zeros.len());
-        for row in bytes.chunks_exact(row) {
-            wide.extend_from_slice(row);
-            wide.extend_from_slice(&zeros);
+        match tensor.padded(axis, self.more) {
+            Ok(wide) => Ok(patch.constant(wide)),
+            Err(why) => unmet(format!("{:?}: {why}", self.m[value].name())),
         }
-        let mut dims = tensor.dims.clone();
-        dims[axis] += self.more;
-        let wide = Tensor::from_raw(tensor.dtype, &dims, wide.into()).map_err(|_| Miss::NoMatch)?;
-        Ok(patch.constant(wide))
     }
 
     /// One zero of the value's type.
