@@ -14,7 +14,7 @@ use crate::machine::{Machine, Stuck, Values};
 /// Attributes of a node to be made.
 pub(crate) type AttrList = Vec<(&'static str, AttrValue)>;
 
-/// The most elements of a generated value, so that a model is computed in no time.
+/// The most elements of most values, so that a model is computed in no time.
 const ELEMENTS: usize = 600;
 
 /// A model that is being made.
@@ -31,6 +31,8 @@ pub(crate) struct Builder<'c, 'a> {
     pub(crate) in_function: bool,
     /// How deep in bodies the graph is.
     pub(crate) depth: usize,
+    /// The most elements that a new value may have.
+    pub(crate) most: usize,
     /// Names of constants may be inputs besides, as in old files.
     pub(crate) listed: Vec<ValueId>,
     values: Values,
@@ -59,6 +61,7 @@ impl<'c, 'a> Builder<'c, 'a> {
             feeds: Vec::new(),
             in_function: false,
             depth: 0,
+            most: ELEMENTS,
             listed: Vec::new(),
             values: Values::new(),
             evaluated,
@@ -298,7 +301,7 @@ impl<'c, 'a> Builder<'c, 'a> {
             }
         }
         let made: Vec<ValueId> = self.model[node].outputs().iter().flatten().copied().collect();
-        if left_out || made.iter().any(|&v| !is_small(&self.dims(v))) {
+        if left_out || made.iter().any(|&v| !self.is_small(&self.dims(v))) {
             self.model.remove_node(node);
             return None;
         }
@@ -369,13 +372,13 @@ impl<'c, 'a> Builder<'c, 'a> {
         self.with_axes("Unsqueeze", x, Some(axes), 13, vec![])
     }
 
+    /// Whether a value may have these dimensions.
+    fn is_small(&self, dims: &[i64]) -> bool {
+        data::volume(dims) <= self.most && dims.len() <= 6
+    }
+
     /// The node that made a value.
     pub(crate) fn producer(&self, value: ValueId) -> Option<NodeId> {
         self.model.producer(value)
     }
-}
-
-/// Whether a value may have these dimensions.
-fn is_small(dims: &[i64]) -> bool {
-    data::volume(dims) <= ELEMENTS && dims.len() <= 6
 }

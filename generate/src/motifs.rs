@@ -41,6 +41,7 @@ pub(crate) fn any(b: &mut Builder<'_, '_>) {
         30 => few_rows(b),
         31 => diagonal(b),
         32..=35 => alternating_heads(b),
+        36 if !b.in_function => feed_forward(b),
         29 => turned_for_convolution(b),
         _ => chain(b),
     };
@@ -592,6 +593,27 @@ fn linear(b: &mut Builder<'_, '_>) -> Option<ValueId> {
         b.add("Relu", &[Some(y)], vec![])?;
     }
     Some(y)
+}
+
+/// Two linear layers with a hidden one between them, whose rows are a page of memory long.
+fn feed_forward(b: &mut Builder<'_, '_>) -> Option<ValueId> {
+    let width = 1024;
+    let [rows, inner, columns] = [9, 1, 1].map(|least| b.c.between(least, least + 1));
+    let x = tame(b, &[rows, inner]);
+    let most = std::mem::replace(&mut b.most, data::volume(&[rows, width]));
+    let hidden = activated(b, x, [inner, width]);
+    b.most = most;
+    let with_bias = b.c.chance(50);
+    projection(b, hidden?, [width, columns], with_bias)
+}
+
+/// A linear layer and what is made of its elements one by one.
+fn activated(b: &mut Builder<'_, '_>, x: ValueId, weights: [i64; 2]) -> Option<ValueId> {
+    let with_bias = b.c.chance(70);
+    let sums = projection(b, x, weights, with_bias)?;
+    let activation = *b.c.pick(&["Tanh", "Relu", "Sigmoid", "Erf"]);
+    let y = b.add(activation, &[Some(sums)], vec![])?;
+    if b.c.chance(50) { either_way(b, "Mul", y, sums) } else { Some(y) }
 }
 
 /// Scores with a mask, a Softmax, and the product with values.

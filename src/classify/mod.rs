@@ -18,6 +18,7 @@ use onnxfix_task::tokenizer::Tokens;
 use rayon::prelude::*;
 
 use crate::engine::{InputSpec, Lowering};
+use crate::run::Sizes;
 use crate::source::{is_text, read};
 use crate::verify::{Plan, Subject, Takes, TokenInput, load, token_inputs};
 
@@ -44,10 +45,9 @@ enum Runs {
 /// One of the models.
 #[derive(Debug)]
 struct Member {
-    name: String,
-    inputs: Vec<(Input, DataType)>,
     /// Batch and length that are written into the model.
-    fixed: (Option<usize>, Option<usize>),
+    sizes: Sizes,
+    inputs: Vec<(Input, DataType)>,
     form: Form,
 }
 
@@ -142,9 +142,8 @@ impl Member {
             found.iter().find_map(dim).and_then(|d| usize::try_from(d).ok())
         };
         Ok(Member {
-            name: at(),
+            sizes: Sizes { name: at(), batch: size(0), length: size(1) },
             inputs: named.into_iter().zip(found.iter().map(|i| i.dtype)).collect(),
-            fixed: (size(0), size(1)),
             form: Form::Graph(Box::new(Subject {
                 name: at(),
                 model: input.model,
@@ -177,11 +176,11 @@ impl Member {
         let dims = interface.inputs.first().map(|slot| slot.dims.clone()).unwrap_or_default();
         let size = |axis: usize| dims.get(axis).and_then(|&d| usize::try_from(d).ok());
         let form = Form::Compiled(path.to_path_buf());
-        let fixed = match (dims.len(), size(0), size(1)) {
-            (2, Some(batch), Some(length)) => (Some(batch), Some(length)),
-            _ => bail!("{}: its first input has dimensions {dims:?}: no text model", at()),
-        };
-        Ok(Member { name: at(), inputs, fixed, form })
+        if dims.len() != 2 || dims.iter().any(|&d| d < 0) {
+            bail!("{}: its first input has dimensions {dims:?}: no text model", at());
+        }
+        let sizes = Sizes { name: at(), batch: size(0), length: size(1) };
+        Ok(Member { sizes, inputs, form })
     }
 
     fn tensor(
@@ -194,7 +193,7 @@ impl Member {
         let dims = vec![batch as i64, length as i64];
         let tensor = Tensor::from_raw(input.element.dtype(), &dims, bytes.into())?;
         let slot = Slot { name: input.name.clone(), dtype, dims };
-        Ok(onnxfix_samples::convert(Path::new(&self.name), tensor, &slot)?)
+        Ok(onnxfix_samples::convert(Path::new(&self.sizes.name), tensor, &slot)?)
     }
 
     /// The inputs as they are run: names, types, dimensions.
@@ -235,15 +234,19 @@ impl Classifier {
     fn of(members: Vec<Member>, runs: Runs) -> Result<Classifier> {
         for (at, member) in members.iter().enumerate() {
             for other in &members[..at] {
-                if other.fixed.1 == member.fixed.1 {
+                if other.sizes.length == member.sizes.length {
                     bail!(
                         "{} and {} are for the same length; several models go together where each is for another",
-                        other.name,
-                        member.name
+                        other.sizes.name,
+                        member.sizes.name
                     );
                 }
-                if other.fixed.0 != member.fixed.0 {
-                    bail!("{} and {} take batches of different sizes", other.name, member.name);
+                if other.sizes.batch != member.sizes.batch {
+                    bail!(
+                        "{} and {} take batches of different sizes",
+                        other.sizes.name,
+                        member.sizes.name
+                    );
                 }
             }
         }
@@ -253,13 +256,13 @@ impl Classifier {
     /// The batch that is written into the models.
     #[must_use]
     pub fn batch(&self) -> Option<usize> {
-        self.members.first().and_then(|member| member.fixed.0)
+        self.members.first().and_then(|member| member.sizes.batch)
     }
 
     /// The lengths that are written into the models, ascending; none where one leaves it open.
     #[must_use]
     pub fn lengths(&self) -> Option<Vec<usize>> {
-        let lengths = self.members.iter().map(|member| member.fixed.1);
+        let lengths = self.members.iter().map(|member| member.sizes.length);
         let mut lengths = lengths.collect::<Option<Vec<usize>>>()?;
         lengths.sort_unstable();
         Some(lengths)
@@ -284,24 +287,8 @@ impl Classifier {
 
     /// The model for a length and a batch.
     fn member(&self, batch: usize, length: usize) -> Result<&Member> {
-        let fits = |(member, wanted): (Option<usize>, usize)| member.is_none_or(|m| m == wanted);
-        let of_length = |m: &&Member| fits((m.fixed.1, length));
-        let is_exact = |m: &&Member| m.fixed.1 == Some(length);
-        let mut all = self.members.iter();
-        let found = all.clone().find(is_exact).or_else(|| all.find(of_length));
-        let name = |member: &Member| match member.fixed.1 {
-            Some(length) => format!("{} takes {length}", member.name),
-            None => format!("{} any", member.name),
-        };
-        let Some(found) = found else {
-            let names: Vec<String> = self.members.iter().map(name).collect();
-            bail!("no model takes a length of {length}: {}", names.join(", "))
-        };
-        if !fits((found.fixed.0, batch)) {
-            let own = found.fixed.0.unwrap_or(1);
-            bail!("{} takes a batch of {own}, not {batch}", found.name);
-        }
-        Ok(found)
+        let sizes: Vec<Sizes> = self.members.iter().map(|member| member.sizes.clone()).collect();
+        Ok(&self.members[Sizes::choose(&sizes, batch, length)?])
     }
 
     /// Runs the models on tokens, those of each bucket with its length.
@@ -391,7 +378,7 @@ impl Classifier {
         let done = AtomicUsize::new(0);
         for (part, (length, batches)) in parts.iter().enumerate() {
             let member = self.member(batch, *length)?;
-            let at = || member.name.clone();
+            let at = || member.sizes.name.clone();
             let count = |rows: &[u32]| {
                 progress(done.fetch_add(rows.len(), Ordering::Relaxed) + rows.len(), samples);
             };

@@ -21,7 +21,7 @@ use super::progress::Progress;
 use super::shapes::Shapes;
 use super::verify::subject;
 use crate::run::{
-    Batches, Cpu, PureData, Report, Route, Source, Takes, Target, input_specs, is_compiled, routes,
+    Batches, Cpu, PureData, Report, Route, Sizes, Source, Target, input_specs, is_compiled, routes,
     run_compiled, run_on_cpu,
 };
 use crate::verify::{Subject, inputs};
@@ -214,8 +214,8 @@ pub(crate) fn run(args: &Args, out: &Output) -> Result<Verdict> {
     let folder = args.output.as_deref().map(|output| Folder::new(output, args)).transpose()?;
     let target = folder.as_ref().map(|folder| args.target(folder));
     let compiled = args.models.iter().filter(|path| is_compiled(path)).count();
-    let jobs = |takes: &mut dyn FnMut() -> Result<Vec<Takes>>| {
-        args.jobs(prepared.as_ref(), target.clone(), takes)
+    let jobs = |sizes: &mut dyn FnMut() -> Result<Vec<Sizes>>| {
+        args.jobs(prepared.as_ref(), target.clone(), sizes)
     };
     let reports = match compiled {
         0 => on_cpu(args, &jobs, out).with_context(what)?,
@@ -304,7 +304,7 @@ fn incomplete(
 }
 
 /// Finds the jobs, given what the models take, which is asked for only where it matters.
-type Jobs<'a> = dyn Fn(&mut dyn FnMut() -> Result<Vec<Takes>>) -> Result<Vec<Job>> + 'a;
+type Jobs<'a> = dyn Fn(&mut dyn FnMut() -> Result<Vec<Sizes>>) -> Result<Vec<Job>> + 'a;
 
 fn on_npus(args: &Args, jobs: &Jobs<'_>, out: &Output) -> Result<Vec<(usize, Report)>> {
     args.models.iter().try_for_each(|path| check_om(path))?;
@@ -331,13 +331,13 @@ fn run_jobs(
 ) -> Result<Vec<(usize, Report)>> {
     let jobs = jobs(&mut || {
         let first = session.devices.first().copied().context("there is no device")?;
-        let takes = |path: &PathBuf| {
+        let sizes = |path: &PathBuf| {
             let found = onnxfix_npu::interface(&session.runtime, first, path, gear.cloned())?;
             let dims = found.inputs.first().map(|slot| slot.dims.clone()).unwrap_or_default();
-            let size = |axis: usize| dims.get(axis).and_then(|&d| u64::try_from(d).ok());
-            Ok(Takes { name: path.display().to_string(), batch: size(0), length: size(1) })
+            let size = |axis: usize| dims.get(axis).and_then(|&d| usize::try_from(d).ok());
+            Ok(Sizes { name: path.display().to_string(), batch: size(0), length: size(1) })
         };
-        args.models.iter().map(takes).collect()
+        args.models.iter().map(sizes).collect()
     })?;
     let stop = interruptible()?;
     let progress = Progress::start(out, "load the model");
@@ -376,7 +376,7 @@ fn on_cpu(args: &Args, jobs: &Jobs<'_>, out: &Output) -> Result<Vec<(usize, Repo
     let models =
         args.models.iter().map(|path| subject(path, "run")).collect::<Result<Vec<Subject>>>()?;
     let (shapes, dims) = args.shapes.numbers("run", &models.iter().collect::<Vec<_>>())?;
-    let jobs = jobs(&mut || Ok(models.iter().map(takes).collect()))?;
+    let jobs = jobs(&mut || Ok(models.iter().map(sizes).collect()))?;
     let cpu = Cpu {
         threads: args.threads.threads as usize,
         warmups: args.warmup_count as usize,
@@ -404,14 +404,14 @@ fn on_cpu(args: &Args, jobs: &Jobs<'_>, out: &Output) -> Result<Vec<(usize, Repo
 }
 
 /// What the first input of a model that is not compiled takes.
-fn takes(subject: &Subject) -> Takes {
+fn sizes(subject: &Subject) -> Sizes {
     let model = &subject.model;
     let shape = inputs(model).first().and_then(|&input| model[input].shape());
     let size = |axis: usize| {
         let dim = shape.and_then(|shape| shape.0.get(axis)).and_then(Dim::fixed);
-        dim.and_then(|dim| u64::try_from(dim).ok())
+        dim.and_then(|dim| usize::try_from(dim).ok())
     };
-    Takes { name: subject.name.clone(), batch: size(0), length: size(1) }
+    Sizes { name: subject.name.clone(), batch: size(0), length: size(1) }
 }
 
 /// The shapes of all inputs that have rows of tokens.
@@ -466,7 +466,7 @@ impl Args {
         &self,
         prepared: Option<&Prepared>,
         target: Option<Target>,
-        takes: &mut dyn FnMut() -> Result<Vec<Takes>>,
+        sizes: &mut dyn FnMut() -> Result<Vec<Sizes>>,
     ) -> Result<Vec<Job>> {
         let Some(Prepared { folder, manifest }) = prepared else {
             let source = if self.input.is_empty() {
@@ -493,7 +493,7 @@ impl Args {
                 bail!("{flag}: {} is prepared, and that says it", folder.display());
             }
         }
-        let found = routes(folder, manifest, &takes()?, target.as_ref())?;
+        let found = routes(folder, manifest, &sizes()?, target.as_ref())?;
         let job = |route: Route| Job {
             model: route.model,
             length: Some(route.length),

@@ -21,7 +21,7 @@ use serde_json::{Map, Value, json};
 
 pub(crate) use feed::copy;
 pub use feed::{Batches, Feed, PureData, SampleFiles, Target};
-pub use prepared::{Route, Takes, routes};
+pub use prepared::{Route, Sizes, routes};
 
 use crate::engine::{InputSpec, Lowering};
 use crate::verify::{self, Subject};

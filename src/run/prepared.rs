@@ -11,13 +11,40 @@ use super::feed::{Batches, Target};
 
 /// How many samples and tokens a model takes.
 #[derive(Debug, Clone)]
-pub struct Takes {
+pub struct Sizes {
     /// The model.
     pub name: String,
     /// Samples of a run; none where it is open.
-    pub batch: Option<u64>,
+    pub batch: Option<usize>,
     /// Tokens of a sample; none where it is open.
-    pub length: Option<u64>,
+    pub length: Option<usize>,
+}
+
+impl Sizes {
+    /// The position of the model for samples of a length: the one with this length, else one that leaves it open.
+    ///
+    /// # Errors
+    /// When there is none, or it takes another batch.
+    pub fn choose(models: &[Sizes], batch: usize, length: usize) -> Result<usize> {
+        let of = |wanted: Option<usize>| models.iter().position(|model| model.length == wanted);
+        let Some(found) = of(Some(length)).or_else(|| of(None)) else {
+            let each = models.iter().map(|model| {
+                let length = model.length.map_or("any".to_owned(), |length| length.to_string());
+                format!("{} takes {length}", model.name)
+            });
+            bail!(
+                "no model takes samples of {length} tokens: {}; compile one for each length of the data set: onnxfix atc --buckets",
+                each.collect::<Vec<_>>().join(", ")
+            )
+        };
+        match models[found].batch {
+            Some(own) if own != batch => bail!(
+                "{} takes {own} samples at once, and the data set comes in batches of {batch}: --batch {own}",
+                models[found].name
+            ),
+            _ => Ok(found),
+        }
+    }
 }
 
 /// The files of one length, and the model that runs them.
@@ -31,15 +58,14 @@ pub struct Route {
     pub batches: Vec<Batches>,
 }
 
-/// Finds a model for every length of a prepared data set: the one with this length, else one that leaves it open. Results go
-/// to `target`, in folders like those of the data set.
+/// Finds a model for every length of a prepared data set. Results go to `target`, in folders like those of the data set.
 ///
 /// # Errors
 /// When there is no model for a length, or it takes another batch.
 pub fn routes(
     folder: &Path,
     manifest: &Manifest,
-    models: &[Takes],
+    models: &[Sizes],
     target: Option<&Target>,
 ) -> Result<Vec<Route>> {
     let mut routes: Vec<Route> = Vec::new();
@@ -50,7 +76,7 @@ pub fn routes(
             match routes.iter_mut().find(|route| route.length == length) {
                 Some(route) => route.batches.push(files),
                 None => routes.push(Route {
-                    model: model(models, manifest.batch as u64, length)?,
+                    model: Sizes::choose(models, manifest.batch, part.length)?,
                     length,
                     batches: vec![files],
                 }),
@@ -58,28 +84,6 @@ pub fn routes(
         }
     }
     Ok(routes)
-}
-
-/// The position of the model for a length.
-fn model(models: &[Takes], batch: u64, length: u64) -> Result<usize> {
-    let of = |wanted: Option<u64>| models.iter().position(|model| model.length == wanted);
-    let Some(found) = of(Some(length)).or_else(|| of(None)) else {
-        let each = models.iter().map(|model| {
-            let length = model.length.map_or("any".to_owned(), |length| length.to_string());
-            format!("{} takes {length}", model.name)
-        });
-        bail!(
-            "no model takes samples of {length} tokens: {}; compile one for each length of the data set: onnxfix atc --buckets",
-            each.collect::<Vec<_>>().join(", ")
-        )
-    };
-    match models[found].batch {
-        Some(own) if own != batch => bail!(
-            "{} takes {own} samples at once, and the data set was prepared with {batch} in a file: onnxfix prepare --batch {own}",
-            models[found].name
-        ),
-        _ => Ok(found),
-    }
 }
 
 fn batches(
@@ -109,16 +113,18 @@ fn batches(
 mod tests {
     use super::*;
 
-    fn takes(name: &str, batch: Option<u64>, length: Option<u64>) -> Takes {
-        Takes { name: name.to_owned(), batch, length }
+    fn sizes(name: &str, batch: Option<usize>, length: Option<usize>) -> Sizes {
+        Sizes { name: name.to_owned(), batch, length }
     }
 
     #[test]
     fn the_model_of_the_length_goes_before_one_that_takes_any() {
-        let models = [takes("any", None, None), takes("a", Some(2), Some(8))];
-        assert_eq!((model(&models, 2, 8).unwrap(), model(&models, 2, 16).unwrap()), (1, 0));
-        let said = |models: &[Takes], length| model(models, 3, length).unwrap_err().to_string();
+        let models = [sizes("any", None, None), sizes("a", Some(2), Some(8))];
+        let chosen = |length| Sizes::choose(&models, 2, length).unwrap();
+        assert_eq!((chosen(8), chosen(16)), (1, 0));
+        let said =
+            |models: &[Sizes], length| Sizes::choose(models, 3, length).unwrap_err().to_string();
         insta::assert_snapshot!(said(&models[1..], 16), @"no model takes samples of 16 tokens: a takes 8; compile one for each length of the data set: onnxfix atc --buckets");
-        insta::assert_snapshot!(said(&models, 8), @"a takes 2 samples at once, and the data set was prepared with 3 in a file: onnxfix prepare --batch 2");
+        insta::assert_snapshot!(said(&models, 8), @"a takes 2 samples at once, and the data set comes in batches of 3: --batch 2");
     }
 }
