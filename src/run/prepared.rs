@@ -39,7 +39,7 @@ impl Sizes {
         };
         match models[found].batch {
             Some(own) if own != batch => bail!(
-                "{} takes {own} samples at once, and the data set comes in batches of {batch}: --batch {own}",
+                "{} takes {own} samples at once, and the data set comes in batches of {batch}: onnxfix prepare --batch {own}",
                 models[found].name
             ),
             _ => Ok(found),
@@ -125,6 +125,6 @@ mod tests {
         let said =
             |models: &[Sizes], length| Sizes::choose(models, 3, length).unwrap_err().to_string();
         insta::assert_snapshot!(said(&models[1..], 16), @"no model takes samples of 16 tokens: a takes 8; compile one for each length of the data set: onnxfix atc --buckets");
-        insta::assert_snapshot!(said(&models, 8), @"a takes 2 samples at once, and the data set comes in batches of 3: --batch 2");
+        insta::assert_snapshot!(said(&models, 8), @"a takes 2 samples at once, and the data set comes in batches of 3: onnxfix prepare --batch 2");
     }
 }
