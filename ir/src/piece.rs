@@ -53,10 +53,10 @@ pub(crate) fn aligned<T: Pod>(raw: &[u8]) -> Vec<T> {
 }
 
 /// Rows of `from` bytes with zeros behind each up to `to` bytes; those of a mapped file are read from it.
-pub(crate) fn spread(raw: &[u8], from: usize, to: usize) -> Vec<u8> {
-    let mut spread = vec![0; raw.len() / from * to];
-    copy(raw, spread.chunks_exact_mut(to).map(|row| &mut row[..from]));
-    spread
+pub(crate) fn padded_rows(raw: &[u8], from: usize, to: usize) -> Vec<u8> {
+    let mut padded = vec![0; raw.len() / from * to];
+    copy(raw, padded.chunks_exact_mut(to).map(|row| &mut row[..from]));
+    padded
 }
 
 /// Fills one destination after the other, from the file where the bytes are a view of a mapped one.

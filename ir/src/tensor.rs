@@ -7,7 +7,7 @@ use bytemuck::Pod;
 use bytes::Bytes;
 use half::{bf16, f16};
 
-use crate::piece::{PIECE, PieceReader, aligned, differs_in, same_bytes, spread};
+use crate::piece::{PIECE, PieceReader, aligned, differs_in, padded_rows, same_bytes};
 use crate::{DataType, Name};
 
 // `raw_data` is little-endian; so is every machine that this runs on or deploys to (x86-64, aarch64).
@@ -264,7 +264,7 @@ impl Tensor {
         let zeros = row / entries * count as usize;
         let mut dims = self.dims.clone();
         dims[axis] += i64::from(count);
-        Tensor::from_raw(self.dtype, &dims, spread(&raw, row, row + zeros).into())
+        Tensor::from_raw(self.dtype, &dims, padded_rows(&raw, row, row + zeros).into())
     }
 
     /// Number of elements.

@@ -174,13 +174,11 @@ impl Member {
             inputs.push((Input { name: slot.name.clone(), holds, element }, slot.dtype));
         }
         let dims = interface.inputs.first().map(|slot| slot.dims.clone()).unwrap_or_default();
-        let size = |axis: usize| dims.get(axis).and_then(|&d| usize::try_from(d).ok());
         let form = Form::Compiled(path.to_path_buf());
         if dims.len() != 2 || dims.iter().any(|&d| d < 0) {
             bail!("{}: its first input has dimensions {dims:?}: no text model", at());
         }
-        let sizes = Sizes { name: at(), batch: size(0), length: size(1) };
-        Ok(Member { sizes, inputs, form })
+        Ok(Member { sizes: Sizes::of(at(), &dims), inputs, form })
     }
 
     fn tensor(
@@ -287,8 +285,8 @@ impl Classifier {
 
     /// The model for a length and a batch.
     fn member(&self, batch: usize, length: usize) -> Result<&Member> {
-        let sizes: Vec<Sizes> = self.members.iter().map(|member| member.sizes.clone()).collect();
-        Ok(&self.members[Sizes::choose(&sizes, batch, length)?])
+        let sizes = self.members.iter().map(|member| &member.sizes);
+        Ok(&self.members[Sizes::choose(sizes, batch, length)?])
     }
 
     /// Runs the models on tokens, those of each bucket with its length.

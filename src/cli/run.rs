@@ -334,8 +334,7 @@ fn run_jobs(
         let sizes = |path: &PathBuf| {
             let found = onnxfix_npu::interface(&session.runtime, first, path, gear.cloned())?;
             let dims = found.inputs.first().map(|slot| slot.dims.clone()).unwrap_or_default();
-            let size = |axis: usize| dims.get(axis).and_then(|&d| usize::try_from(d).ok());
-            Ok(Sizes { name: path.display().to_string(), batch: size(0), length: size(1) })
+            Ok(Sizes::of(path.display().to_string(), &dims))
         };
         args.models.iter().map(sizes).collect()
     })?;

@@ -21,11 +21,23 @@ pub struct Sizes {
 }
 
 impl Sizes {
+    /// What the dimensions of a model's first input tell; negative ones are open.
+    #[must_use]
+    pub fn of(name: String, dims: &[i64]) -> Sizes {
+        let size = |axis: usize| dims.get(axis).and_then(|&d| usize::try_from(d).ok());
+        Sizes { name, batch: size(0), length: size(1) }
+    }
+
     /// The position of the model for samples of a length: the one with this length, else one that leaves it open.
     ///
     /// # Errors
     /// When there is none, or it takes another batch.
-    pub fn choose(models: &[Sizes], batch: usize, length: usize) -> Result<usize> {
+    pub fn choose<'a>(
+        models: impl IntoIterator<Item = &'a Sizes>,
+        batch: usize,
+        length: usize,
+    ) -> Result<usize> {
+        let models: Vec<&Sizes> = models.into_iter().collect();
         let of = |wanted: Option<usize>| models.iter().position(|model| model.length == wanted);
         let Some(found) = of(Some(length)).or_else(|| of(None)) else {
             let each = models.iter().map(|model| {

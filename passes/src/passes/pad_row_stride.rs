@@ -71,13 +71,10 @@ impl Rewrite for PadRowStride {
         let (x, y) = (input(m, root, 0)?, output(m, root)?);
         let matrix = Matrix::of(m, root)?;
         let width = matrix.dims[matrix.inner];
-        let bytes_of = |elements: i64| {
-            dtype(m, x).ok()?.byte_len(u64::try_from(elements).ok()?).filter(|&n| n > 0)
-        };
-        let (Some(stride), Some(element)) = (bytes_of(width), bytes_of(1)) else {
-            return Err(Miss::NoMatch);
-        };
-        if stride % WAY != 0 || m[root].attrs.int("transA").unwrap_or(0) != 0 {
+        let element = dtype(m, x)?.byte_len(1).filter(|&n| n > 0).ok_or(Miss::NoMatch)?;
+        let stride = u64::try_from(width).map_err(|_| Miss::NoMatch)? * element;
+        let is_turned = m[root].attrs.int("transA").unwrap_or(0) != 0;
+        if stride == 0 || stride % WAY != 0 || is_turned {
             return Err(Miss::NoMatch);
         }
         let (_, front) = shape(m, x)?.0.split_last().ok_or(Miss::NoMatch)?;
